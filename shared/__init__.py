@@ -1,0 +1,1 @@
+"""What more than one application of the zoo needs: small modules, one job each."""

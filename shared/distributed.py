@@ -1,0 +1,49 @@
+"""Sums over all processes that gradients flow through; the identity on one process.
+
+The pattern: a loss is a function f of sums over the global batch. Each process computes
+``f(global_sum(own rows))``, which has the same value everywhere, and calls backward on it times the
+number of processes; DistributedDataParallel's average over processes is then the gradient of f.
+So any f, also one that is not additive over rows, gives on N processes what it gives on one.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def global_sum(x: Tensor) -> Tensor:
+    """Sum of ``x`` over processes, any shape; its gradient reaches this process's ``x`` only."""
+    if world_size() == 1:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return x + (total - x.detach())
+
+
+def global_rows(x: Tensor) -> Tensor:
+    """All processes' rows [n, ...] -> [n * processes, ...], equal n; gradients go back to owners."""
+    if world_size() == 1:
+        return x
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(x))
+
+
+def own_rows(x: Tensor, dim: int = 0) -> Tensor:
+    """This process's part of a global batch: sizes differ by one at most, and may be zero."""
+    if world_size() == 1:
+        return x
+    return x.tensor_split(world_size(), dim)[dist.get_rank()]
+
+
+def any_process(value: int, device: torch.device) -> int:
+    """The largest ``value`` of all processes: how they agree on a flag or a signal number."""
+    if world_size() == 1:
+        return value
+    largest = torch.tensor(value, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)

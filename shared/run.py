@@ -1,0 +1,228 @@
+"""A run and its folder: configuration, environment, metrics, checkpoints, model, pictures.
+
+runs/vae-default/
+  config.json  env.json  metrics.jsonl  summary.json
+  checkpoints/step-00007200/   weights, optimisers, progress, manifest
+  model/                       config.json, model.safetensors, README.md (the card), manifest
+  pictures/*.png
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from shared import checkpoint, interrupt
+from shared.cli import with_resume_cleared
+from shared.config import RunConfig
+from shared.distributed import any_process
+from shared.environment import describe
+from shared.errors import Interrupted, UserError, full_disk_is_a_user_error
+
+
+class Run:
+    """All of a training run that is not its mathematics; every process calls every method."""
+
+    def __init__(self, app: str, preset: str, config: RunConfig, accelerator: Accelerator) -> None:
+        self.app, self.preset, self.config, self.accelerator = app, preset, config, accelerator
+        self.step = 0  # optimiser steps taken
+        self.steps_in_epoch = 0
+        self.sums: dict[str, float] = {}  # of the metrics of this epoch's steps
+        self.seconds = 0.0  # spent before this process started
+        self._started = time.perf_counter()
+        self.folder = self._claim_folder()
+        interrupt.install()
+        if config.trackers:
+            accelerator.project_configuration.set_directories(str(self.folder))
+            flat = {key: str(value) for key, value in asdict(config).items()}
+            accelerator.init_trackers("kl-zoo", flat)
+
+    def say(self, text: str) -> None:
+        """Print a line once, above the progress bar if there is one."""
+        if self.accelerator.is_main_process:
+            tqdm.write(text)
+
+    # -- folder and metrics -------------------------------------------------------------------
+
+    def _claim_folder(self) -> Path:
+        outcome: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                outcome[0] = self._resumed_folder() if self.config.resume else self._new_folder()
+            except UserError as error:
+                outcome[0] = error
+        broadcast_object_list(outcome)
+        if isinstance(outcome[0], UserError):
+            raise outcome[0]
+        return Path(outcome[0])
+
+    def _resumed_folder(self) -> Path:
+        given = Path(self.config.resume)
+        return given if (given / "checkpoints").is_dir() else given.parent.parent
+
+    def _new_folder(self) -> Path:
+        wanted = self.config.out or f"runs/{self.app}-{self.preset}"
+        for attempt in range(1, 10_000):
+            folder = Path(wanted if attempt == 1 else f"{wanted}-{attempt}")
+            try:
+                with full_disk_is_a_user_error(folder):
+                    folder.mkdir(parents=True)
+            except FileExistsError:
+                if self.config.out:
+                    raise UserError(
+                        f"--out {folder}: is there already; continue it with --resume {folder} "
+                        f"or name another folder"
+                    ) from None
+                continue
+            stored = asdict(with_resume_cleared(self.config))
+            about = {"application": self.app, "preset": self.preset, "config": stored}
+            write_json(folder / "config.json", about)
+            write_json(folder / "env.json", describe())
+            (folder / "checkpoints").mkdir()
+            return folder
+        raise UserError(f"--out: {wanted} and its numbered variants are all taken")
+
+    def record(self, metrics: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl and hand its numbers to the trackers."""
+        line = {"step": self.step, "seconds": round(self.elapsed(), 2)} | metrics
+        if self.accelerator.is_main_process:
+            path = self.folder / "metrics.jsonl"
+            with full_disk_is_a_user_error(path), open(path, "a") as file:
+                file.write(json.dumps(line) + "\n")
+        if self.config.trackers:
+            self.accelerator.log(metrics, step=self.step)
+
+    def elapsed(self) -> float:
+        """Seconds of this run on the wall, over all the parts it was resumed in."""
+        return self.seconds + time.perf_counter() - self._started
+
+    # -- steps --------------------------------------------------------------------------------
+
+    def batches(self, order: Tensor, size: int) -> Iterator[Tensor]:
+        """The batches of this epoch that are still to do; a progress bar on a terminal."""
+        parts = order.split(size)
+        bar = tqdm(
+            parts[self.steps_in_epoch :],
+            initial=self.steps_in_epoch,
+            total=len(parts),
+            leave=False,
+            disable=not (self.accelerator.is_main_process and sys.stderr.isatty()),
+        )
+        yield from bar
+
+    def refuse_non_finite(self, loss: Tensor, gradient_norm: Tensor) -> None:
+        """Before the optimiser step: end the run, its state saved, rather than update with NaN.
+
+        Both values are already reduced over processes, so all of them decide alike.
+
+        Raises:
+            UserError: loss or gradient norm is NaN or infinite.
+        """
+        if math.isfinite(loss.item()) and math.isfinite(gradient_norm.item()):
+            return
+        saved = self.save()
+        raise UserError(
+            f"loss {loss.item():g} with gradient norm {gradient_norm.item():g} at step {self.step}: "
+            f"not applied, the state before it is in {saved}; try a smaller learning rate"
+        )
+
+    def stepped(self, **metrics: Tensor) -> None:
+        """After the optimiser step: count it, add its metrics up, and stop here if asked to.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM reached any of the processes; a checkpoint is written.
+        """
+        self.step += 1
+        self.steps_in_epoch += 1
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.item()
+        if signum := any_process(interrupt.received(), self.accelerator.device):
+            self._stop(signum)
+
+    def _stop(self, signum: int) -> NoReturn:
+        self.save()
+        self.accelerator.end_training()
+        raise Interrupted(signum, self.folder)
+
+    def end_epoch(self) -> dict[str, float]:
+        """Means of the epoch's metrics; the next epoch starts at its first batch."""
+        means = {name: total / self.steps_in_epoch for name, total in self.sums.items()}
+        self.sums, self.steps_in_epoch = {}, 0
+        return means
+
+    # -- checkpoints --------------------------------------------------------------------------
+
+    def attach(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """Name what checkpoints hold, and restore it when the run is resumed.
+
+        Raises:
+            UserError: no complete checkpoint, a damaged one, or one of another architecture.
+        """
+        self.model, self.optimizers = model, [getattr(o, "optimizer", o) for o in optimizers]
+        if not self.config.resume:
+            return
+        given = Path(self.config.resume)
+        found = given if given != self.folder else checkpoint.newest_complete(self.checkpoints)
+        if found is None:
+            raise UserError(f"--resume {given}: holds no complete checkpoint yet, start it anew")
+        weights, state, progress = checkpoint.load_training_state(found)
+        checkpoint.check_architecture(self.accelerator.unwrap_model(model), weights, found)
+        set_state_dict(
+            model,
+            self.optimizers,
+            model_state_dict=weights,
+            optim_state_dict=state,
+            options=StateDictOptions(full_state_dict=True),
+        )
+        self.step, self.steps_in_epoch = progress["step"], progress["steps_in_epoch"]
+        self.sums, self.seconds = progress["sums"], progress["seconds"]
+        if self.accelerator.is_main_process:
+            self._forget_after(self.step)
+        self.say(f"resumed from {found}")
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def save(self) -> Path:
+        """Write a checkpoint of this step; its folder is there as a whole or not at all."""
+        path = self.checkpoints / f"step-{self.step:08d}"
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights, state = get_state_dict(self.model, self.optimizers, options=options)
+        progress = {
+            "step": self.step,
+            "steps_in_epoch": self.steps_in_epoch,
+            "sums": self.sums,
+            "seconds": round(self.elapsed(), 3),
+        }
+        if self.accelerator.is_main_process and not checkpoint.is_complete(path):
+            checkpoint.save_training_state(path, weights, state, progress)
+            checkpoint.prune(self.checkpoints, self.config.keep)
+        self.accelerator.wait_for_everyone()
+        return path
+
+    def _forget_after(self, step: int) -> None:
+        """Drop the metrics of steps that the resumed run will take again."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            path.write_text("".join(kept))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON; a full disk is one clear error."""
+    with full_disk_is_a_user_error(path):
+        path.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,26 @@
+"""Randomness as a function of (seed, what for, step): nothing to save, nothing to restore.
+
+Every draw of a training step comes from a generator made for that step, so a resumed run and a run
+on another number of processes see the same numbers.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PERMUTATION, NOISE, EVALUATION = range(3)  # what a stream of random numbers is for
+
+
+def generator(device: torch.device | str, *key: int) -> torch.Generator:
+    """A generator on ``device`` for this key, e.g. ``(seed, NOISE, step)``; equal keys, equal draws.
+
+    The key is mixed by numpy's SeedSequence: torch's CPU engine takes 32 bits of a seed only, and
+    neighbouring seeds give correlated first draws.
+    """
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    return torch.Generator(device).manual_seed(seed)
+
+
+def permutation(n: int, seed: int, epoch: int) -> Tensor:
+    """The data order of an epoch: [n] int64 on the CPU, the same on every process."""
+    return torch.randperm(n, generator=generator("cpu", seed, PERMUTATION, epoch))

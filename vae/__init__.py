@@ -1,0 +1,1 @@
+"""A beta-VAE on MNIST and its relatives: IWAE, beta-TC-VAE, capacity, and the deep VIB."""
