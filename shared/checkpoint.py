@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -94,7 +95,7 @@ def check_architecture(model: nn.Module, weights: dict[str, Tensor], path: Path)
 
 
 def save_training_state(
-    path: Path, weights: dict[str, Tensor], optimizers: Any, progress: dict[str, Any]
+    path: Path, weights: dict[str, Any], optimizers: Any, progress: dict[str, Any]
 ) -> None:
     """Write one checkpoint: weights as safetensors, optimisers' tensors, progress as JSON."""
 
@@ -107,12 +108,34 @@ def save_training_state(
     write_folder(path, write)
 
 
-def load_training_state(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
+def load_training_state(path: Path) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     """The three parts of a verified checkpoint; see :func:`save_training_state`."""
     verify_folder(path)
     optimizers = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
     progress = json.loads((path / "progress.json").read_text())
     return load_file(path / "model.safetensors"), optimizers, progress
+
+
+def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and training configuration from a model folder, or from a run folder.
+
+    Of a run folder, its model, or its newest checkpoint while there is no model yet.
+
+    Raises:
+        UserError: neither is there, or a file is damaged.
+    """
+    folder, about = path, path / "training.json"
+    if (path / "checkpoints").is_dir():
+        newest = newest_complete(path / "checkpoints")
+        if is_complete(path / "model"):
+            folder, about = path / "model", path / "model" / "training.json"
+        elif newest is not None:
+            folder, about = newest, path / "config.json"
+    verify_folder(folder)
+    try:
+        return load_file(folder / "model.safetensors"), json.loads(about.read_text())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be read as a model ({error})") from error
 
 
 def newest_complete(folder: Path) -> Path | None:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def run(main: Callable[[], None], prog: str) -> None:
-    """Call ``main``; a UserError becomes one line on stderr and exit code 2, nothing else is hidden."""
+    """Call ``main``; a UserError becomes one line on stderr and exit code 2."""
     code = 0
     try:
         main()
@@ -66,9 +66,7 @@ def read_config(
     saved = _saved_config(args, type(base))
     if saved is not None:
         name, base = saved
-    config = parse(type(base), args, prog, base)
-    if found := problems(config):
-        raise UserError("; ".join(found))
+    config = check(parse(type(base), args, prog, base))
     if saved is not None:
         _refuse_changes(base, config)
     return name, config
@@ -80,9 +78,8 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
     try:
         with redirect_stderr(said):
             config, unknown = tyro.cli(
-                kind, prog=prog, args=list(args), return_unknown_args=True,
-                **({} if default is None else {"default": default}),
-            )  # fmt: skip
+                kind, prog=prog, args=args, default=default or kind(), return_unknown_args=True
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -93,6 +90,13 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
         names = [option(field.name) for field in fields(kind)]  # type: ignore[arg-type]
         word = unknown[0].split("=")[0]
         raise UserError(f"unknown option {word}{_nearest(word, names)} (see --help)")
+    return config
+
+
+def check(config: T) -> T:
+    """The configuration itself, or one UserError with every problem it has."""
+    if found := problems(config):
+        raise UserError("; ".join(found))
     return config
 
 

@@ -1,4 +1,4 @@
-"""What every application's configuration shares: common fields, allowed ranges, all problems at once."""
+"""What every configuration shares: common fields, allowed ranges, all problems at once."""
 
 import math
 from dataclasses import dataclass, fields
@@ -68,7 +68,7 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def problems(config: RunConfig) -> list[str]:
+def problems(config: Any) -> list[str]:
     """Every value outside its range and every conflict: option, value and what is allowed."""
     hints: dict[str, Any] = get_type_hints(type(config), include_extras=True)
     found = []
@@ -77,4 +77,4 @@ def problems(config: RunConfig) -> list[str]:
         for bound in getattr(hints[field.name], "__metadata__", ()):
             if isinstance(bound, Between) and value not in bound:
                 found.append(f"{option(field.name)} {value}: must be {bound}")
-    return found + (config.conflicts() if not found else [])
+    return found or (config.conflicts() if isinstance(config, RunConfig) else [])

@@ -25,7 +25,7 @@ def global_sum(x: Tensor) -> Tensor:
 
 
 def global_rows(x: Tensor) -> Tensor:
-    """All processes' rows [n, ...] -> [n * processes, ...], equal n; gradients go back to owners."""
+    """All processes' rows [n, ...] -> [processes * n, ...]; gradients flow back to the owners."""
     if world_size() == 1:
         return x
     from torch.distributed.nn.functional import all_gather

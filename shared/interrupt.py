@@ -12,13 +12,18 @@ def install() -> None:
         signal.signal(signum, _remember)
 
 
+def uninstall() -> None:
+    """From here on a signal acts at once, as usual."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def received() -> int:
     """The number of the signal that asked for a stop, or 0."""
     return _received
 
 
-def _remember(signum: int, frame: FrameType | None) -> None:
+def _remember(signum: int, _: FrameType | None) -> None:
     global _received
     _received = signum
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    uninstall()

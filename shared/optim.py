@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -19,14 +19,14 @@ def warmup_cosine(step: int, warmup: int, total: int) -> float:
 
 
 def set_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
-    """Every group's learning rate becomes its peak rate (``peak_lr`` in the group) times ``factor``."""
+    """Every group's learning rate becomes its peak rate (``peak_lr``) times ``factor``."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
 
 def muon_and_adam(
-    model: nn.Module, matrices: Sequence[nn.Parameter], muon_lr: float, lr: float
+    model: nn.Module, matrices: Sequence[Tensor], muon_lr: float, lr: float
 ) -> list[Optimizer]:
     """Muon (Jordan et al. 2024) for ``matrices`` and Adam for all other parameters.
 

@@ -16,11 +16,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 from torch.optim import Optimizer
 from tqdm import tqdm
 
@@ -38,6 +42,7 @@ class Run:
     def __init__(self, app: str, preset: str, config: RunConfig, accelerator: Accelerator) -> None:
         self.app, self.preset, self.config, self.accelerator = app, preset, config, accelerator
         self.step = 0  # optimiser steps taken
+        self.epoch = 0  # epochs ended
         self.steps_in_epoch = 0
         self.sums: dict[str, float] = {}  # of the metrics of this epoch's steps
         self.seconds = 0.0  # spent before this process started
@@ -134,7 +139,7 @@ class Run:
             return
         saved = self.save()
         raise UserError(
-            f"loss {loss.item():g} with gradient norm {gradient_norm.item():g} at step {self.step}: "
+            f"loss {loss.item():g}, gradient norm {gradient_norm.item():g} at step {self.step}: "
             f"not applied, the state before it is in {saved}; try a smaller learning rate"
         )
 
@@ -159,8 +164,24 @@ class Run:
     def end_epoch(self) -> dict[str, float]:
         """Means of the epoch's metrics; the next epoch starts at its first batch."""
         means = {name: total / self.steps_in_epoch for name, total in self.sums.items()}
-        self.sums, self.steps_in_epoch = {}, 0
+        self.epoch, self.sums, self.steps_in_epoch = self.epoch + 1, {}, 0
         return means
+
+    def weights(self) -> dict[str, Any]:
+        """The whole model's weights on the main process, whatever way it is spread over them."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return get_model_state_dict(self.model, options=options)
+
+    def close(self) -> bool:
+        """Write the last checkpoint and end the processes' work together.
+
+        True on the main process: what is left (evaluation, pictures) is its alone.
+        """
+        self.save()
+        is_main: bool = self.accelerator.is_main_process
+        self.accelerator.end_training()
+        interrupt.uninstall()
+        return is_main
 
     # -- checkpoints --------------------------------------------------------------------------
 
@@ -186,10 +207,11 @@ class Run:
             optim_state_dict=state,
             options=StateDictOptions(full_state_dict=True),
         )
-        self.step, self.steps_in_epoch = progress["step"], progress["steps_in_epoch"]
-        self.sums, self.seconds = progress["sums"], progress["seconds"]
+        self.step, self.epoch = progress["step"], progress["epoch"]
+        self.steps_in_epoch, self.sums = progress["steps_in_epoch"], progress["sums"]
+        self.seconds = progress["seconds"]
         if self.accelerator.is_main_process:
-            self._forget_after(self.step)
+            self._keep_records(progress["records"])
         self.say(f"resumed from {found}")
 
     @property
@@ -203,7 +225,9 @@ class Run:
         weights, state = get_state_dict(self.model, self.optimizers, options=options)
         progress = {
             "step": self.step,
+            "epoch": self.epoch,
             "steps_in_epoch": self.steps_in_epoch,
+            "records": len(read_metrics(self.folder)),
             "sums": self.sums,
             "seconds": round(self.elapsed(), 3),
         }
@@ -213,13 +237,17 @@ class Run:
         self.accelerator.wait_for_everyone()
         return path
 
-    def _forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that the resumed run will take again."""
+    def _keep_records(self, count: int) -> None:
+        """Drop the metrics of epochs that the resumed run will end again."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-            path.write_text("".join(kept))
+            path.write_text("".join(path.read_text().splitlines(keepends=True)[:count]))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -46,7 +46,7 @@ class Config(RunConfig):
     lr: Positive = 4e-3
     """Peak learning rate of Adam; linear warm-up, then a cosine to zero."""
     optimizer: Literal["muon", "adam"] = "muon"
-    """muon: orthogonalised momentum for the weight matrices and Adam for the rest. FSDP and
+    """muon: orthogonalised momentum for the hidden matrices and Adam for the rest. FSDP and
     DeepSpeed shard matrices: use adam there."""
     muon_lr: Positive = 0.03
     """Peak learning rate of Muon."""
@@ -112,6 +112,6 @@ PRESETS = {
     "paper": Config(network="conv", objective="dreg", samples=50, batch_size=100, epochs=40),
     "vib": Config(
         objective="vib", beta=1e-3, pixels="grey", network="mlp", latent=256, width=1024, depth=2,
-        activation="relu", epochs=60, batch_size=200,
+        activation="relu", epochs=40, batch_size=200, optimizer="adam", lr=1e-3,
     ),
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """Encoders, decoders, the VAE and the VIB classifier. Shapes: k samples, batch, latent, pixels."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -14,7 +14,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "ta
 
 
 class Output(NamedTuple):
-    """What a forward pass gives: q(z|x) = N(mu, exp(logvar)), samples of it, and the decoder's word."""
+    """A forward pass: q(z|x) = N(mu, exp(logvar)), samples z of it, and what they decode to."""
 
     mu: Tensor  # [batch, latent]
     logvar: Tensor  # [batch, latent]
@@ -23,7 +23,7 @@ class Output(NamedTuple):
 
 
 class Residual(nn.Module):
-    """h + W2 act(W1 h): the two matrices of one block, the sum left as it is."""
+    """h + body(h)."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -33,8 +33,10 @@ class Residual(nn.Module):
         return h + self.body(h)
 
 
-def mlp(inputs: int, outputs: int, width: int, depth: int, act: str, residual: bool) -> nn.Sequential:
-    """``depth`` hidden layers of ``width``; with ``residual``, a stem and ``depth`` blocks."""
+def mlp(
+    inputs: int, outputs: int, width: int, depth: int, act: str, residual: bool
+) -> nn.Sequential:
+    """``depth`` hidden layers; ``residual``: a stem, then ``depth`` blocks h + act(W h)."""
     new = ACTIVATIONS[act]
     layers: list[nn.Module] = [nn.Linear(inputs, width), new()]
     for _ in range(depth if residual else depth - 1):
@@ -140,7 +142,7 @@ class VAE(_Encoding, PyTorchModelHubMixin, library_name="kl-zoo", license="apach
         self.apply(xavier_)
 
     def start_at(self, pixel_mean: Tensor) -> None:
-        """Centre the input and let the decoder start at the mean digit's log-odds; [pixels] in [0, 1]."""
+        """Centre the input and start the decoder at the mean digit, [pixels] in [0, 1]."""
         self.pixel_mean.copy_(pixel_mean)
         with torch.no_grad():
             self.pixel_bias.copy_(pixel_mean.clamp(1e-3, 1 - 1e-3).logit())
@@ -179,12 +181,19 @@ class VIB(_Encoding, PyTorchModelHubMixin, library_name="kl-zoo", license="apach
         return logits
 
 
-def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that Muon takes: matrices inside the networks, not the first or last layer's."""
-    inner = []
-    for name in ("encoder", "decoder"):
-        network = getattr(model, name, None)
+ARCHITECTURE = ("network", "latent", "width", "depth", "channels", "activation")
+
+
+def build(objective: str, **architecture: Any) -> VAE | VIB:
+    """The untrained model for an objective; ``architecture`` has the names above."""
+    return VIB(**architecture) if objective == "vib" else VAE(**architecture)
+
+
+def hidden_matrices(model: nn.Module) -> list[Tensor]:
+    """What Muon takes (Jordan et al. 2024): linear layers but for each network's first and last."""
+    found = []
+    for network in (getattr(model, name, None) for name in ("encoder", "decoder")):
         if network is not None:
             linear = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
-            inner += linear
-    return inner
+            found += linear[1:-1]
+    return found

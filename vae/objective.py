@@ -46,7 +46,7 @@ def log_weights(x: Tensor, out: Output, beta: float = 1.0) -> Tensor:
 
 
 def elbo(x: Tensor, out: Output, mean: Mean, *, beta: float, minimum: float) -> Terms:
-    """D + beta R, Higgins et al. 2017, eq. 4; ``minimum`` nats per latent are free (Kingma 2016)."""
+    """D + beta R, Higgins et al. 2017, eq. 4; ``minimum`` nats of each latent are free."""
     d = mean(distortion(x, out).mean(0))
     rate = mean(kl_standard_normal(out.mu, out.logvar))
     return Terms(d + beta * free_bits(rate, minimum), d.detach(), rate.detach())

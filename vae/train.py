@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shared import cli
 from shared.data.mnist import load_mnist
@@ -15,18 +15,14 @@ from shared.seeding import NOISE, generator, permutation
 from vae import objective
 from vae.config import PRESETS, Config
 from vae.data import observe, split
-from vae.model import VIB, VAE, Output, hidden_matrices
-from vae.evaluate import quick_bound
+from vae.model import ARCHITECTURE, Output, build, hidden_matrices
+from vae.objective import Terms
+from vae.report import finish, introduce, unseen_metrics
 
 
-def build(config: Config) -> VAE | VIB:
-    """The untrained model of a configuration."""
-    kind = VIB if config.objective == "vib" else VAE
-    return kind(config.network, config.latent, config.width, config.depth, config.channels,
-                config.activation)  # fmt: skip
-
-
-def loss_terms(config: Config, beta: float, x: Tensor, y: Tensor, out: Output, batch: int, n: int):
+def loss_terms(
+    config: Config, dial: float, x: Tensor, y: Tensor, out: Output, batch: int, n: int
+) -> Terms:
     """The chosen objective on this process's rows of a global batch, of n training digits."""
 
     def mean(rows: Tensor) -> Tensor:
@@ -34,47 +30,53 @@ def loss_terms(config: Config, beta: float, x: Tensor, y: Tensor, out: Output, b
 
     match config.objective:
         case "elbo":
-            return objective.elbo(x, out, mean, beta=beta, minimum=config.free_bits)
+            return objective.elbo(x, out, mean, beta=dial, minimum=config.free_bits)
         case "iwae" | "dreg":
-            return objective.iwae(x, out, mean, beta=beta, dreg=config.objective == "dreg")
+            return objective.iwae(x, out, mean, beta=dial, dreg=config.objective == "dreg")
         case "capacity":
-            return objective.capacity(x, out, mean, nats=beta, gamma=config.gamma)
+            return objective.capacity(x, out, mean, nats=dial, gamma=config.gamma)
         case "tc":
             return objective.total_correlation(
-                x, out, mean, beta=beta, gather=global_rows, dataset_size=n
+                x, out, mean, beta=dial, gather=global_rows, dataset_size=n
             )
         case "vib":
-            return objective.vib(y, out, mean, beta=beta)
+            return objective.vib(y, out, mean, beta=dial)
 
 
 def train(preset: str, config: Config) -> None:
+    """The whole of training, from digits to the run folder's summary."""
     accelerator = start(config)
     device = accelerator.device
-    data = split(load_mnist(Path(config.data), device), config.validation,
-                 config.train_size, config.test_size)
-    model = build(config).to(device)
+    data = split(
+        load_mnist(Path(config.data), device),
+        config.validation, config.train_size, config.test_size,
+    )  # fmt: skip
+    architecture = {name: getattr(config, name) for name in ARCHITECTURE}
+    model = build(config.objective, **architecture).to(device)
     model.start_at(data.images.float().mean(0) / 255)
-    optimizers = muon_and_adam(
-        model, hidden_matrices(model) if config.optimizer=='muon' else [], config.muon_lr, config.lr)
+    orthogonal = hidden_matrices(model) if config.optimizer == "muon" else []
+    optimizers = muon_and_adam(model, orthogonal, config.muon_lr, config.lr)
+    evaluated = build(config.objective, **architecture).to(device)
     model, *optimizers = accelerator.prepare(model, *optimizers)
     run = Run("vae", preset, config, accelerator)
+    introduce(run, config, evaluated, data)
     run.attach(model, optimizers)
 
     n, size = len(data.images), config.batch_size
-    steps = -(-n // size)
-    while run.step < steps * config.epochs:
-        epoch = run.step // steps
-        order = permutation(n, config.seed, epoch).to(device)
+    steps = -(-n // size)  # per epoch
+    while run.epoch < config.epochs:
+        order = permutation(n, config.seed, run.epoch).to(device)
         for rows in run.batches(order, size):
             rng = generator(device, config.seed, NOISE, run.step)
             x = own_rows(observe(data.images[rows], config.pixels, rng))
-            y = own_rows(data.labels[rows])
-            eps = torch.randn(config.samples, len(rows), config.latent, generator=rng, device=device)
-            beta = config.dial_at(run.step, steps)
+            eps = torch.randn(
+                config.samples, len(rows), config.latent, generator=rng, device=device
+            )
+            dial = config.dial_at(run.step, steps)
 
             out = model(x, own_rows(eps, dim=1))
-            terms = loss_terms(config, beta, x, y, out, len(rows), n)
-            accelerator.backward(terms.loss * world_size())
+            terms = loss_terms(config, dial, x, own_rows(data.labels[rows]), out, len(rows), n)
+            accelerator.backward(terms.loss * world_size())  # DDP averages over processes
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
             run.refuse_non_finite(terms.loss, norm)
             set_rates(optimizers, warmup_cosine(run.step, config.warmup, steps * config.epochs))
@@ -82,12 +84,21 @@ def train(preset: str, config: Config) -> None:
                 optimizer.step()
                 optimizer.zero_grad()
             run.stepped(loss=terms.loss, distortion=terms.distortion, rate=terms.rate.sum())
-        means = run.end_epoch()
-        if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs:
-            means |= quick_bound(accelerator.unwrap_model(model), data, config)
-        run.record(means)
-        run.say(f"epoch {epoch+1} {run.elapsed():.0f}s " + " ".join(f"{k} {v:.3f}" for k,v in means.items()))
-        if (epoch + 1) % config.checkpoint_every == 0: run.save()
+
+        metrics = run.end_epoch()
+        weights = run.weights()
+        if run.epoch % config.evaluate_every == 0 and weights:
+            evaluated.load_state_dict(weights)
+            metrics |= unseen_metrics(evaluated, data, config)
+        run.record(metrics)
+        told = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        run.say(f"epoch {run.epoch}/{config.epochs}, {run.elapsed():.0f} s: {told}")
+        if run.epoch % config.checkpoint_every == 0:
+            run.save()
+
+    evaluated.load_state_dict(run.weights())
+    if run.close():
+        finish(run, config, evaluated, data)
 
 
 def main() -> None:

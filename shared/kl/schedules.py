@@ -64,7 +64,5 @@ def capacity_penalty(kl: Tensor, capacity: float, gamma: float) -> Tensor:
         ValueError: ``capacity`` or ``gamma`` is negative.
     """
     if capacity < 0 or gamma < 0:
-        raise ValueError(
-            f"capacity and gamma must be >= 0, got capacity={capacity}, gamma={gamma}"
-        )
+        raise ValueError(f"capacity and gamma must be >= 0, got capacity={capacity}, gamma={gamma}")
     return gamma * (kl - capacity).abs()
