@@ -5,8 +5,10 @@ interrupted write and is passed over; a file that differs from its checksum is d
 """
 
 import hashlib
+import io
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +35,8 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".tmp-{path.name}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left_behind in path.parent.glob(f".tmp-{path.name}-*"):
+        shutil.rmtree(left_behind, ignore_errors=True)
     try:
         with full_disk_is_a_user_error(path):
             temporary.mkdir()
@@ -69,13 +72,22 @@ def verify_folder(path: Path) -> None:
         raise UserError(f"{path} has no {MANIFEST}: it was not written to its end")
     try:
         entries: dict[str, str] = dict(json.loads((path / MANIFEST).read_text()))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path / MANIFEST} is damaged ({error})") from error
     for name, expected in entries.items():
         if not (path / name).is_file():
             raise UserError(f"{path / name} is missing")
         if _sha256(path / name) != expected:
             raise UserError(f"{path / name} is damaged: it differs from its checksum")
+
+
+def is_intact(path: Path) -> bool:
+    """Whether the folder is complete and every file still is what was written."""
+    try:
+        verify_folder(path)
+    except UserError:
+        return False
+    return True
 
 
 def check_architecture(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -102,18 +114,33 @@ def save_training_state(
     def write(folder: Path) -> None:
         contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}
         save_file(contiguous, folder / "model.safetensors")
-        torch.save(optimizers, folder / "optimizers.pt")
+        buffer = io.BytesIO()  # torch.save to a file hides what the operating system said
+        torch.save(optimizers, buffer)
+        (folder / "optimizers.pt").write_bytes(buffer.getbuffer())
         (folder / "progress.json").write_text(json.dumps(progress, indent=1) + "\n")
 
     write_folder(path, write)
 
 
 def load_training_state(path: Path) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """The three parts of a verified checkpoint; see :func:`save_training_state`."""
+    """The three parts of a verified checkpoint; see :func:`save_training_state`.
+
+    Raises:
+        UserError: a file is damaged, or is none that training wrote; no code in it is executed.
+    """
     verify_folder(path)
-    optimizers = torch.load(path / "optimizers.pt", map_location="cpu", weights_only=True)
-    progress = json.loads((path / "progress.json").read_text())
-    return load_file(path / "model.safetensors"), optimizers, progress
+    file = path
+    try:
+        file = path / "optimizers.pt"
+        optimizers = torch.load(file, map_location="cpu", weights_only=True)
+        file = path / "progress.json"
+        progress = dict(json.loads(file.read_text()))
+        file = path / "model.safetensors"
+        return load_file(file), optimizers, progress
+    except (OSError, ValueError, TypeError, RuntimeError, EOFError, SafetensorError) as error:
+        raise UserError(f"{file}: cannot be read ({_first_line(error)})") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{file}: refused, it holds more than tensors and numbers") from error
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -135,7 +162,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         return load_file(folder / "model.safetensors"), json.loads(about.read_text())
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be read as a model ({error})") from error
+        raise UserError(f"{folder}: cannot be read as a model ({_first_line(error)})") from error
 
 
 def newest_complete(folder: Path) -> Path | None:
@@ -148,6 +175,10 @@ def prune(folder: Path, keep: int) -> None:
     complete = sorted(p for p in folder.glob("step-*") if is_complete(p))
     for path in [*complete[:-keep], *folder.glob(".tmp-*")]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _sha256(path: Path) -> str:

@@ -33,6 +33,10 @@ def run(main: Callable[[], None], prog: str) -> None:
         code = _say(prog, str(stop), stop.exit_code)
     except KeyboardInterrupt:
         code = _say(prog, "interrupted", 130)
+    except OSError as error:
+        if error.filename is None:  # not about a file the user can do something about
+            raise
+        code = _say(prog, f"error: {error.filename}: {error.strerror}", BAD_INPUT)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -59,20 +63,29 @@ def read_config(
             outside its range; all problems of the last kind in one message.
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    name = args.pop(0) if args and not args[0].startswith("-") else "default"
+    chosen = bool(args) and not args[0].startswith("-")
+    name = args.pop(0) if chosen else "default"
     if name not in presets:
         raise UserError(f"unknown preset {name!r}{_nearest(name, presets)}: {', '.join(presets)}")
     base = presets[name]
     saved = _saved_config(args, type(base))
     if saved is not None:
+        if chosen and name != saved[0]:
+            raise UserError(f"preset {name}: --resume continues a run of preset {saved[0]}")
         name, base = saved
-    config = check(parse(type(base), args, prog, base))
+    config = check(parse(type(base), args, prog, base, presets))
     if saved is not None:
         _refuse_changes(base, config)
     return name, config
 
 
-def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = None) -> T:
+def parse(
+    kind: type[T],
+    args: Sequence[str],
+    prog: str,
+    default: T | None = None,
+    presets: Mapping[str, T] | None = None,
+) -> T:
     """A dataclass from options, through tyro; what tyro says in a box is said in a line instead."""
     said = io.StringIO()
     try:
@@ -89,6 +102,9 @@ def parse(kind: type[T], args: Sequence[str], prog: str, default: T | None = Non
     if unknown:
         names = [option(field.name) for field in fields(kind)]  # type: ignore[arg-type]
         word = unknown[0].split("=")[0]
+        if not word.startswith("-"):
+            hint = ": a preset comes first, before the options" if presets else " (see --help)"
+            raise UserError(f"unexpected argument {word!r}{hint}")
         raise UserError(f"unknown option {word}{_nearest(word, names)} (see --help)")
     return config
 
@@ -134,7 +150,7 @@ def load_config(run: Path, kind: type[C]) -> tuple[str, C]:
 def _refuse_changes(saved: RunConfig, given: RunConfig) -> None:
     old, new = asdict(saved), asdict(given)
     changed = [
-        f"{option(name)} is {old[name]} in the run, {new[name]} on the command line"
+        f"{option(name)} is {old[name]!r} in the run, {new[name]!r} on the command line"
         for name in old
         if name not in saved.FREE_ON_RESUME and old[name] != new[name]
     ]

@@ -55,7 +55,7 @@ class RunConfig:
 
     # What a resumed run may change without changing its result.
     FREE_ON_RESUME = frozenset(
-        {"out", "resume", "data", "checkpoint_every", "keep", "trackers", "push_to_hub"}
+        {"resume", "data", "checkpoint_every", "keep", "trackers", "push_to_hub"}
     )
 
     def conflicts(self) -> list[str]:
@@ -77,4 +77,4 @@ def problems(config: Any) -> list[str]:
         for bound in getattr(hints[field.name], "__metadata__", ()):
             if isinstance(bound, Between) and value not in bound:
                 found.append(f"{option(field.name)} {value}: must be {bound}")
-    return found or (config.conflicts() if isinstance(config, RunConfig) else [])
+    return found + (config.conflicts() if isinstance(config, RunConfig) else [])

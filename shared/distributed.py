@@ -25,12 +25,17 @@ def global_sum(x: Tensor) -> Tensor:
 
 
 def global_rows(x: Tensor) -> Tensor:
-    """All processes' rows [n, ...] -> [processes * n, ...]; gradients flow back to the owners."""
+    """All processes' rows [n, ...], any n each, joined; gradients flow back to the owners."""
     if world_size() == 1:
         return x
     from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(x))
+    counts = [torch.tensor(0, device=x.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor(len(x), device=x.device))
+    # all_gather takes equal shapes only, and the last batch of an epoch may not divide evenly.
+    padded = torch.cat([x, x.new_zeros(int(max(counts)) - len(x), *x.shape[1:])])
+    parts = zip(all_gather(padded), counts, strict=True)
+    return torch.cat([part[: int(count)] for part, count in parts])
 
 
 def own_rows(x: Tensor, dim: int = 0) -> Tensor:

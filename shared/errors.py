@@ -10,7 +10,7 @@ _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class UserError(Exception):
-    """Something the user can put right; ``shared.cli.main`` prints it and exits with 2."""
+    """Something the user can put right; ``shared.cli.run`` prints it and exits with 2."""
 
 
 class Interrupted(Exception):

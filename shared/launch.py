@@ -1,10 +1,14 @@
 """Start of every training program: processes, device, precision, seed."""
 
+from importlib.util import find_spec
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from shared.config import RunConfig
+from shared.errors import UserError
+from shared.hub import check_repository
 
 
 def start(config: RunConfig) -> Accelerator:
@@ -13,7 +17,16 @@ def start(config: RunConfig) -> Accelerator:
     Alike, so that all build the same initial model; noise of the steps comes from
     :mod:`shared.seeding`. Denormals are flushed to zero: the optimisers' averages for pixels that
     are always black decay into them and cost a CPU ten times the time.
+
+    Raises:
+        UserError: a tracker's package is missing, or the Hub repository's name is none.
     """
+    if missing := [name for name in config.trackers if find_spec(name) is None]:
+        raise UserError(
+            f"--trackers {' '.join(missing)}: not installed; pip install {' '.join(missing)}"
+        )
+    if config.push_to_hub:
+        check_repository(config.push_to_hub)
     torch.set_flush_denormal(True)
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision, log_with=list(config.trackers) or None

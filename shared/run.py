@@ -7,14 +7,13 @@ runs/vae-default/
   pictures/*.png
 """
 
-import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -28,12 +27,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from shared import checkpoint, interrupt
-from shared.cli import with_resume_cleared
+from shared import checkpoint, folder, interrupt
 from shared.config import RunConfig
 from shared.distributed import any_process
-from shared.environment import describe
-from shared.errors import Interrupted, UserError, full_disk_is_a_user_error
+from shared.errors import Interrupted, UserError
+
+T = TypeVar("T")
 
 
 class Run:
@@ -45,9 +44,10 @@ class Run:
         self.epoch = 0  # epochs ended
         self.steps_in_epoch = 0
         self.sums: dict[str, float] = {}  # of the metrics of this epoch's steps
+        self.records = 0  # lines of metrics.jsonl
         self.seconds = 0.0  # spent before this process started
         self._started = time.perf_counter()
-        self.folder = self._claim_folder()
+        self.folder = self.on_main(lambda: folder.claim(app, preset, config))
         interrupt.install()
         if config.trackers:
             accelerator.project_configuration.set_directories(str(self.folder))
@@ -59,53 +59,27 @@ class Run:
         if self.accelerator.is_main_process:
             tqdm.write(text)
 
-    # -- folder and metrics -------------------------------------------------------------------
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Result of ``action``, called on the main process only, on every process.
 
-    def _claim_folder(self) -> Path:
+        What it raises for people is raised by all of them: none waits for one that has ended.
+        """
         outcome: list[Any] = [None]
         if self.accelerator.is_main_process:
             try:
-                outcome[0] = self._resumed_folder() if self.config.resume else self._new_folder()
-            except UserError as error:
+                outcome[0] = action()
+            except (UserError, OSError) as error:
                 outcome[0] = error
         broadcast_object_list(outcome)
-        if isinstance(outcome[0], UserError):
+        if isinstance(outcome[0], Exception):
             raise outcome[0]
-        return Path(outcome[0])
-
-    def _resumed_folder(self) -> Path:
-        given = Path(self.config.resume)
-        return given if (given / "checkpoints").is_dir() else given.parent.parent
-
-    def _new_folder(self) -> Path:
-        wanted = self.config.out or f"runs/{self.app}-{self.preset}"
-        for attempt in range(1, 10_000):
-            folder = Path(wanted if attempt == 1 else f"{wanted}-{attempt}")
-            try:
-                with full_disk_is_a_user_error(folder):
-                    folder.mkdir(parents=True)
-            except FileExistsError:
-                if self.config.out:
-                    raise UserError(
-                        f"--out {folder}: is there already; continue it with --resume {folder} "
-                        f"or name another folder"
-                    ) from None
-                continue
-            stored = asdict(with_resume_cleared(self.config))
-            about = {"application": self.app, "preset": self.preset, "config": stored}
-            write_json(folder / "config.json", about)
-            write_json(folder / "env.json", describe())
-            (folder / "checkpoints").mkdir()
-            return folder
-        raise UserError(f"--out: {wanted} and its numbered variants are all taken")
+        return outcome[0]
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl and hand its numbers to the trackers."""
         line = {"step": self.step, "seconds": round(self.elapsed(), 2)} | metrics
-        if self.accelerator.is_main_process:
-            path = self.folder / "metrics.jsonl"
-            with full_disk_is_a_user_error(path), open(path, "a") as file:
-                file.write(json.dumps(line) + "\n")
+        self.on_main(lambda: folder.append_metrics(self.folder, line))
+        self.records += 1
         if self.config.trackers:
             self.accelerator.log(metrics, step=self.step)
 
@@ -209,9 +183,8 @@ class Run:
         )
         self.step, self.epoch = progress["step"], progress["epoch"]
         self.steps_in_epoch, self.sums = progress["steps_in_epoch"], progress["sums"]
-        self.seconds = progress["seconds"]
-        if self.accelerator.is_main_process:
-            self._keep_records(progress["records"])
+        self.seconds, self.records = progress["seconds"], progress["records"]
+        self.on_main(lambda: folder.keep_metrics(self.folder, self.records))
         self.say(f"resumed from {found}")
 
     @property
@@ -227,30 +200,15 @@ class Run:
             "step": self.step,
             "epoch": self.epoch,
             "steps_in_epoch": self.steps_in_epoch,
-            "records": len(read_metrics(self.folder)),
+            "records": self.records,
             "sums": self.sums,
             "seconds": round(self.elapsed(), 3),
         }
-        if self.accelerator.is_main_process and not checkpoint.is_complete(path):
-            checkpoint.save_training_state(path, weights, state, progress)
+
+        def write() -> None:
+            if not checkpoint.is_intact(path):
+                checkpoint.save_training_state(path, weights, state, progress)
             checkpoint.prune(self.checkpoints, self.config.keep)
-        self.accelerator.wait_for_everyone()
+
+        self.on_main(write)
         return path
-
-    def _keep_records(self, count: int) -> None:
-        """Drop the metrics of epochs that the resumed run will end again."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists():
-            path.write_text("".join(path.read_text().splitlines(keepends=True)[:count]))
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl."""
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON; a full disk is one clear error."""
-    with full_disk_is_a_user_error(path):
-        path.write_text(json.dumps(value, indent=2) + "\n")

@@ -39,7 +39,7 @@ class Config(RunConfig):
     activation: Activation = "silu"
     """Nonlinearity (Burda et al.: tanh; Alemi et al.: relu)."""
 
-    epochs: Count = 60
+    epochs: Count = 80
     """Passes over the training digits."""
     batch_size: Count = 500
     """Digits per step over all processes together (Burda et al.: 20; Alemi et al.: 100)."""
@@ -105,13 +105,16 @@ class Config(RunConfig):
 
 PRESETS = {
     "smoke": Config(
-        epochs=2, train_size=2000, test_size=500, batch_size=250, width=64, depth=1, latent=8,
-        warmup=4, evaluate_every=1, evaluation_samples=20,
+        epochs=3, train_size=5000, test_size=500, batch_size=100, width=64, depth=1, latent=8,
+        warmup=10, evaluate_every=1, evaluation_samples=50,
     ),
     "default": Config(),
-    "paper": Config(network="conv", objective="dreg", samples=50, batch_size=100, epochs=40),
+    "paper": Config(
+        network="conv", width=256, objective="dreg", samples=50, batch_size=100, epochs=100,
+        optimizer="adam", lr=2e-3, warmup=500, evaluate_every=2, evaluation_samples=5000,
+    ),
     "vib": Config(
         objective="vib", beta=1e-3, pixels="grey", network="mlp", latent=256, width=1024, depth=2,
-        activation="relu", epochs=40, batch_size=200, optimizer="adam", lr=1e-3,
+        activation="relu", epochs=24, batch_size=200, optimizer="adam", lr=1e-3,
     ),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from shared.config import Count, CountOrZero
 from shared.data.mnist import load_mnist
 from shared.environment import describe
 from shared.errors import UserError
-from shared.run import write_json
+from shared.folder import write_json
 from vae.data import Pixels, Split, split, test_view
 from vae.metrics import bound, evaluate_vae, evaluate_vib
 from vae.model import ARCHITECTURE, VAE, VIB, build

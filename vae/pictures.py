@@ -130,3 +130,47 @@ def sheets(
     prior_samples(model, folder / "samples.png", seed)
     interpolation(model, x, y, folder / "interpolation.png")
     traversals(model, x, kl, folder / "traversals.png")
+
+
+def rate_distortion(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Distortion against rate for each beta (Alemi et al. 2018), with lines of equal ELBO."""
+    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    rates, distortions = [r["rate"] for r in rows], [r["distortion"] for r in rows]
+    axes.plot(rates, distortions, "o-", color=COLOURS[0])
+    for row in rows:
+        at = (row["rate"], row["distortion"])
+        axes.annotate(f"  beta {row['beta']:g}", at, fontsize=8, va="bottom")
+    best = min(r + d for r, d in zip(rates, distortions, strict=True))
+    span = (min(rates), max(rates))
+    axes.plot(span, [best - r for r in span], "--", lw=1, color="#999999",
+              label=f"rate + distortion = {best:.1f}, the best -ELBO")  # fmt: skip
+    axes.set_xlabel("rate KL(q(z|x) || p(z)), nats per digit")
+    axes.set_ylabel("distortion -E log p(x|z), nats per digit")
+    axes.legend(fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def bottleneck(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Test error and the bound on I(X; Z) against beta; beta 0 is drawn a decade to the left."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    smallest = min(row["beta"] for row in rows if row["beta"] > 0)
+    betas = [row["beta"] or smallest / 10 for row in rows]
+    labels = [f"{row['beta']:g}" for row in rows]
+    left.plot(betas, [row["error_percent"] for row in rows], "o-", color=COLOURS[0], label="ours")
+    left.axhline(1.13, ls="--", lw=1, color=COLOURS[1], label="paper, beta 1e-3")
+    left.axhline(1.38, ls=":", lw=1, color=COLOURS[1], label="paper, deterministic")
+    left.set_ylabel("test error, %")
+    left.legend(fontsize=8)
+    right.plot(betas, [row["rate"] for row in rows], "o-", color=COLOURS[2])
+    right.set_yscale("log")
+    right.set_ylabel("I(X; Z) at most (rate), nats")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xticks(betas, labels)
+        axes.minorticks_off()
+        axes.set_xlabel("beta")
+        axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)

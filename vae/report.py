@@ -9,8 +9,11 @@ import torch
 from shared.checkpoint import write_folder
 from shared.cli import with_resume_cleared
 from shared.distributed import world_size
+from shared.errors import full_disk_is_a_user_error
+from shared.folder import read_metrics, write_json
+from shared.hub import push
 from shared.kl import kl_standard_normal
-from shared.run import Run, read_metrics, write_json
+from shared.run import Run
 from vae import pictures
 from vae.config import Config
 from vae.data import Split, test_view
@@ -59,12 +62,15 @@ def finish(run: Run, config: Config, model: VAE | VIB, data: Split) -> None:
     seconds = round(run.elapsed(), 1)
     metrics = evaluate(model, config.pixels, data, config.evaluation_samples)
     save_model(model, run.folder / "model", about, metrics)
-    draw(model, config, data, records, metrics, run.folder / "pictures")
+    with full_disk_is_a_user_error(run.folder / "pictures"):
+        draw(model, config, data, records, metrics, run.folder / "pictures")
     last = {key: value for key, value in records[-1].items() if key != "step"}
     summary = {"steps": run.step, "training_seconds": seconds, "training": last, "unseen": metrics}
     write_json(run.folder / "summary.json", summary)
     run.say(f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s, all in {run.elapsed():.0f} s; "
             f"pictures in {run.folder / 'pictures'}, model in {run.folder / 'model'}")  # fmt: skip
+    if config.push_to_hub:
+        run.say(f"uploaded to {push(run.folder / 'model', config.push_to_hub)}")
 
 
 def save_model(

@@ -68,7 +68,7 @@ def train(preset: str, config: Config) -> None:
         order = permutation(n, config.seed, run.epoch).to(device)
         for rows in run.batches(order, size):
             rng = generator(device, config.seed, NOISE, run.step)
-            x = own_rows(observe(data.images[rows], config.pixels, rng))
+            x = own_rows(observe(data.images.index_select(0, rows), config.pixels, rng))
             eps = torch.randn(
                 config.samples, len(rows), config.latent, generator=rng, device=device
             )
@@ -96,8 +96,9 @@ def train(preset: str, config: Config) -> None:
         if run.epoch % config.checkpoint_every == 0:
             run.save()
 
-    evaluated.load_state_dict(run.weights())
+    weights = run.weights()
     if run.close():
+        evaluated.load_state_dict(weights)
         finish(run, config, evaluated, data)
 
 

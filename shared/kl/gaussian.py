@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 _SERIES_BELOW = 0.25  # where expm1(x) - x cancels; the series below is then right to rounding
-_SERIES_TERMS = 14  # 0.25**12 / 14! * 2 < 1e-17, the last digit of float64
+_SERIES_TERMS = 8  # 0.25**7 / 9! * 2 < 1e-9, below the last digit of float32
+_SERIES_TERMS_FLOAT64 = 14  # 0.25**12 / 14! * 2 < 1e-17
 
 
-def _expm1_minus_x(x: Tensor) -> Tensor:
+def expm1_minus_x(x: Tensor) -> Tensor:
     """exp(x) - 1 - x without cancellation and never negative; any shape, any float type."""
     near = x.abs() < _SERIES_BELOW
     small = torch.where(near, x, 0.0)  # double where: neither branch sees the other's inputs
     large = torch.where(near, 1.0, x)
-    series = torch.full_like(x, 1.0 / math.factorial(_SERIES_TERMS))
-    for n in range(_SERIES_TERMS - 1, 1, -1):
+    terms = _SERIES_TERMS_FLOAT64 if x.dtype == torch.float64 else _SERIES_TERMS
+    series = torch.full_like(x, 1.0 / math.factorial(terms))
+    for n in range(terms - 1, 1, -1):
         series = series * small + 1.0 / math.factorial(n)
     return torch.where(near, small.square() * series, torch.expm1(large) - large)
 
@@ -38,7 +40,7 @@ def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
     Returns:
         Nats, broadcast shape, never negative; ``inf`` where ``exp(logvar)`` overflows.
     """
-    return 0.5 * (mu.square() + _expm1_minus_x(logvar))
+    return 0.5 * (mu.square() + expm1_minus_x(logvar))
 
 
 def kl_normal(mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ def kl_normal(mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor) ->
         Nats, broadcast shape, never negative.
     """
     standardised = (mu_p - mu_q).square() * torch.exp(-logvar_q)
-    return 0.5 * (standardised + _expm1_minus_x(logvar_p - logvar_q))
+    return 0.5 * (standardised + expm1_minus_x(logvar_p - logvar_q))
 
 
 def normal_log_prob(x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+# Everything runs from here. `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= python3
+PRESET ?= default
+NPROC ?= 1
+LAUNCH ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo ddp || echo cpu)
+SEED ?=
+RESUME ?=
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/ready
+MNIST := data/MNIST/raw/t10k-labels-idx1-ubyte
+
+# One process: python -m. Several: torchrun on CPUs, accelerate launch with a shipped configuration
+# on GPUs. LAUNCH is cpu, ddp, fsdp, zero2 or zero3.
+ifeq ($(NPROC),1)
+  RUN := $(BIN)/python -m
+else ifeq ($(LAUNCH),cpu)
+  RUN := ACCELERATE_USE_CPU=true $(BIN)/torchrun --standalone --nproc_per_node $(NPROC) -m
+else
+  RUN := $(BIN)/accelerate launch --config_file shared/accelerate/$(LAUNCH).yaml --num_processes $(NPROC) -m
+endif
+
+# A resumed run brings its preset and seed with it.
+TRAIN_ARGS = $(if $(RESUME),--resume $(RESUME),$(PRESET) $(if $(SEED),--seed $(SEED))) $(ARGS)
+
+.PHONY: help setup data train-vae eval-vae sample-vae reproduce-vae bench-vae tables test lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@echo
+	@echo "variables       PRESET=smoke|default|paper  SEED=0  ARGS='--beta 4'  RESUME=runs/vae-default"
+	@echo "                NPROC=2  LAUNCH=cpu|ddp|fsdp|zero2|zero3"
+
+setup: $(READY)  ## .venv with the pinned requirements; every other target does it by itself
+
+$(READY): requirements.txt requirements-dev.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make setup: $(PYTHON) is older than 3.11; name another one with PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements.txt -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+data: $(MNIST)  ## MNIST in data/, verified
+
+$(MNIST): | $(READY)
+	$(BIN)/python -m shared.data.mnist data
+
+train-vae: $(MNIST)  ## train a beta-VAE on MNIST; the result is in runs/vae-$(PRESET)
+	$(RUN) vae.train $(TRAIN_ARGS)
+
+eval-vae: $(MNIST)  ## measure a model on the test digits; ARGS='--model runs/vae-default'
+	$(BIN)/python -m vae.evaluate $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+sample-vae: $(MNIST)  ## draw reconstructions, samples, interpolation, traversals
+	$(BIN)/python -m vae.sample $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+reproduce-vae: $(MNIST)  ## all runs behind the tables and figures of vae/README.md
+	$(BIN)/python -m vae.reproduce $(ARGS)
+
+bench-vae: $(MNIST)  ## speed against the PyTorch example and pythae
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-bench.txt -c constraints.txt
+	$(BIN)/python -m vae.bench $(ARGS)
+
+tables: $(READY)  ## write the tables of the READMEs anew from the committed results
+	$(BIN)/python -m shared.results
+
+test: lint $(MNIST)  ## lint and all tests
+	$(BIN)/pytest $(ARGS)
+
+lint: $(READY)  ## ruff, mypy, import contracts, tables up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m shared.results --check
+
+clean:  ## remove caches; keeps .venv, data and runs
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

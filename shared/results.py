@@ -1,0 +1,77 @@
+"""Tables in READMEs from committed result files: ``python -m shared.results [--check]``.
+
+A result file is JSON with ``columns`` (key, title, format of each) and ``rows`` (dicts). Between
+``<!-- table FILE -->`` and ``<!-- /table -->`` a README holds its table and nothing else.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shared import cli
+from shared.errors import UserError
+from shared.folder import write_json
+
+_TABLE = re.compile(r"(<!-- table (\S+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+
+
+def write_result(
+    path: Path, columns: Sequence[tuple[str, str, str]], rows: Sequence[dict[str, Any]]
+) -> None:
+    """Write a result file; ``columns`` are (key of a row, title, format specification)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    described = [dict(zip(("key", "title", "format"), column, strict=True)) for column in columns]
+    write_json(path, {"columns": described, "rows": list(rows)})
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """A result as a Markdown table; a value that a row lacks is left empty."""
+    columns = result["columns"]
+    lines = [
+        "| " + " | ".join(column["title"] for column in columns) + " |",
+        "|" + "|".join("---" for _ in columns) + "|",
+    ]
+    for row in result["rows"]:
+        values = (row.get(column["key"]) for column in columns)
+        cells = [
+            "" if value is None else format(value, column["format"])
+            for value, column in zip(values, columns, strict=True)
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def with_tables(text: str, root: Path) -> str:
+    """``text`` with every table written anew from its result file."""
+
+    def table(match: re.Match[str]) -> str:
+        path = root / match[2]
+        try:
+            return match[1] + markdown(json.loads(path.read_text())) + match[4]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path}: no result file a table can be made of ({error!r})") from error
+
+    return _TABLE.sub(table, text)
+
+
+def main() -> None:
+    root = Path()
+    stale = []
+    for readme in sorted([*root.glob("*.md"), *root.glob("*/README.md")]):
+        text = readme.read_text()
+        fresh = with_tables(text, root)
+        if fresh != text:
+            stale.append(str(readme))
+            if "--check" not in sys.argv:
+                readme.write_text(fresh)
+    if "--check" in sys.argv and stale:
+        raise UserError(f"tables differ from their result files in {', '.join(stale)}: make tables")
+    if stale:
+        print(f"tables written in {', '.join(stale)}")
+
+
+if __name__ == "__main__":
+    cli.run(main, "shared.results")

@@ -1,0 +1,169 @@
+"""All runs behind the tables and figures of vae/README.md: ``python -m vae.reproduce``.
+
+Runs that are finished are kept, one that was cut off is resumed, so that the command can be
+stopped and called again. About three hours on two cores.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from shared import cli
+from shared.checkpoint import newest_complete
+from shared.errors import UserError
+from shared.results import write_result
+from vae import pictures
+
+RUNS = Path("runs/reproduce")
+RESULTS = Path("vae/results")
+PRETRAINED = Path("vae/pretrained")
+SEEDS = (0, 1, 2)
+BETAS = (0.25, 0.5, 1, 2, 4, 8)
+VIB_BETAS = (0, 1e-4, 1e-3, 1e-2, 1e-1)
+
+COMMANDS = (
+    {f"default-seed{seed}": f"default --seed {seed}" for seed in SEEDS}
+    | {f"beta-{beta:g}": f"default --beta {beta:g} --epochs 20" for beta in BETAS}
+    | {f"vib-{beta:g}": f"vib --beta {beta:g}" for beta in VIB_BETAS}
+    | {"vib-conv": "vib --network conv --activation silu --width 128 --epochs 12 --lr 2e-3"}
+    | {"paper": "paper --samples 5 --epochs 36 --evaluation-samples 500"}  # 70 minutes on a core
+)
+IWAE = "Burda et al. 2015, Table 1"
+ALEMI = "Alemi et al. 2016, Table 1"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train everything and write vae/results and vae/pretrained anew."""
+
+    only: str = ""
+    """Train only the runs whose names begin so; results are not written."""
+    collect: bool = False
+    """Train nothing: write the results of the runs that are there."""
+
+
+def train(name: str) -> None:
+    """Make sure that the run is there and finished."""
+    folder = RUNS / name
+    if (folder / "summary.json").is_file():
+        return
+    unfinished = (folder / "checkpoints").is_dir() and newest_complete(folder / "checkpoints")
+    if unfinished:
+        arguments = ["--resume", str(folder)]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        arguments = [*COMMANDS[name].split(), "--out", str(folder)]
+    print(f"== {name}: vae.train {' '.join(arguments)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", "vae.train", *arguments], check=False)
+    if done.returncode:
+        raise UserError(f"the run {name} ended with exit code {done.returncode}")
+
+
+def read(name: str) -> dict[str, Any]:
+    """One run: its metrics on the test digits, what it cost and where it ran."""
+    folder = RUNS / name
+    summary = json.loads((folder / "summary.json").read_text())
+    environment = json.loads((folder / "env.json").read_text())
+    config = json.loads((folder / "config.json").read_text())["config"]
+    return {
+        "run": name,
+        "command": f"python -m vae.train {COMMANDS[name]}",
+        "seconds": summary["training_seconds"],
+        "environment": environment,
+        "samples_in_training": config["samples"],
+        **summary["unseen"],
+    }
+
+
+def headline() -> None:
+    """Each headline number with its spread, the paper's beside it, the command and the machine."""
+    seeds = [read(f"default-seed{seed}") for seed in SEEDS]
+    values = [run["log_likelihood"] for run in seeds]
+    paper, conv = read("paper"), read("vib-conv")
+    sweep = [read(f"vib-{beta:g}") for beta in VIB_BETAS]
+    vib = min(sweep, key=lambda run: run["errors"])
+
+    def row(what: str, run: dict[str, Any], reference: float, source: str, **own: Any) -> Any:
+        kept = {key: run[key] for key in ("command", "seconds", "environment", "digits")}
+        return {"what": what, "reference": reference, "source": source, **kept, **own}
+
+    likelihood = {"metric": "test log-likelihood", "unit": "nats"}
+    error = {"metric": "test error", "unit": "%", "n": 1}
+    rows = [
+        row("VAE, residual MLP, K = 1 (`make train-vae`)", seeds[0], -86.76, f"{IWAE}, VAE k = 1",
+            value=mean(values), spread=stdev(values), spread_is="standard deviation over seeds",
+            n=len(seeds), samples=seeds[0]["importance_samples"], **likelihood),
+        row(f"convolutional, DReG, K = {paper['samples_in_training']}", paper, -84.78,
+            f"{IWAE}, IWAE k = 50", value=paper["log_likelihood"],
+            spread=paper["log_likelihood_standard_error"],
+            spread_is="standard error over digits", n=1,
+            samples=paper["importance_samples"], **likelihood),
+        row(f"VIB, the paper's MLP, beta {vib['run'][4:]}", vib, 1.13, f"{ALEMI}, beta 1e-3",
+            value=vib["error_percent"], **error),
+        row("VIB, convolutional, beta 0.001", conv, 1.13, f"{ALEMI}, beta 1e-3",
+            value=conv["error_percent"], **error),
+    ]  # fmt: skip
+    columns = [
+        ("what", "model", ""), ("metric", "metric", ""), ("value", "ours", ".2f"),
+        ("spread", "±", ".2f"), ("spread_is", "± is", ""), ("n", "runs", "d"),
+        ("unit", "unit", ""), ("reference", "paper", ".2f"), ("source", "from", ""),
+        ("seconds", "training, s", ".0f"),
+    ]  # fmt: skip
+    write_result(RESULTS / "headline.json", columns, rows)
+
+
+def sweeps() -> None:
+    """Rate against distortion over beta, and error against beta of the information bottleneck."""
+    betas = [{"beta": beta, **read(f"beta-{beta:g}")} for beta in BETAS]
+    columns = [
+        ("beta", "beta", "g"), ("rate", "rate", ".2f"), ("distortion", "distortion", ".2f"),
+        ("elbo", "ELBO", ".2f"), ("log_likelihood", "log-likelihood", ".2f"),
+        ("active_units", "active units", "d"), ("probe_accuracy", "linear probe", ".2%"),
+        ("aggregate_posterior_kl", "KL(q(z) ‖ p(z))", ".2f"),
+    ]  # fmt: skip
+    write_result(RESULTS / "beta_sweep.json", columns, betas)
+    pictures.rate_distortion(betas, RESULTS / "rate_distortion.png")
+
+    vib = [{"beta": beta, **read(f"vib-{beta:g}")} for beta in VIB_BETAS]
+    columns = [
+        ("beta", "beta", "g"), ("error_percent", "test error, %", ".2f"),
+        ("error_percent_of_mean_latent", "error of the mean latent, %", ".2f"),
+        ("rate", "I(X; Z) ≤ rate, nats", ".2f"),
+        ("information_about_class_at_least", "I(Z; Y) ≥, nats", ".3f"),
+        ("cross_entropy", "cross-entropy, nats", ".4f"),
+    ]  # fmt: skip
+    write_result(RESULTS / "vib_sweep.json", columns, vib)
+    pictures.bottleneck(vib, RESULTS / "vib.png")
+
+
+def publish() -> None:
+    """The headline models to vae/pretrained, the default run's pictures to vae/results."""
+    published = {"default": "default-seed0", "paper": "paper", "vib": "vib-conv"}
+    for name, run in published.items():
+        shutil.rmtree(PRETRAINED / name, ignore_errors=True)
+        shutil.copytree(RUNS / run / "model", PRETRAINED / name)
+    for picture in ("curves", "samples", "reconstructions", "traversals", "interpolation"):
+        shutil.copy(RUNS / "default-seed0" / "pictures" / f"{picture}.png", RESULTS)
+
+
+def main() -> None:
+    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m vae.reproduce"))
+    names = [name for name in COMMANDS if name.startswith(options.only)]
+    if not names:
+        raise UserError(f"--only {options.only}: no run's name begins so; {', '.join(COMMANDS)}")
+    for name in names if not options.collect else []:
+        train(name)
+    if not options.only:
+        headline()
+        sweeps()
+        publish()
+        print(f"results in {RESULTS}, models in {PRETRAINED}; now: make tables")
+
+
+if __name__ == "__main__":
+    cli.run(main, "vae.reproduce")
