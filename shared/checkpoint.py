@@ -170,6 +170,11 @@ def newest_complete(folder: Path) -> Path | None:
     return max((p for p in folder.glob("step-*") if is_complete(p)), default=None)
 
 
+def newest_intact(folder: Path) -> Path | None:
+    """The newest checkpoint in ``folder`` whose files are what was written, if any."""
+    return max((p for p in folder.glob("step-*") if is_intact(p)), default=None)
+
+
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the newest ``keep`` checkpoints, and what interrupted writes left behind."""
     complete = sorted(p for p in folder.glob("step-*") if is_complete(p))

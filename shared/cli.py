@@ -98,6 +98,7 @@ def parse(
             raise
         lines = (line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()[1:])
         message = " ".join(line for line in lines if line and not line.startswith("For full help"))
+        message = message.partition(" Argument helptext:")[0]
         raise UserError(re.sub(r"\s+", " ", message)) from None
     if unknown:
         names = [option(field.name) for field in fields(kind)]  # type: ignore[arg-type]

@@ -5,6 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_type_hints
 
 
+_FINITE = 1.7e308
+
+
 @dataclass(frozen=True)
 class Between:
     """Allowed range of a number, written in a field's annotation; NaN is never inside."""
@@ -18,11 +21,11 @@ class Between:
 
     def __str__(self) -> str:
         low = f"{'>' if self.above else '>='} {self.low:g}" if self.low > -math.inf else ""
-        high = f"<= {self.high:g}" if self.high < math.inf else ""
+        high = f"<= {self.high:g}" if self.high < _FINITE else ""
+        high = high or ("finite" if self.high == _FINITE else "")
         return " and ".join(filter(None, (low, high)))
 
 
-_FINITE = 1.7e308
 NonNegative = Annotated[float, Between(0, _FINITE)]
 Positive = Annotated[float, Between(0, _FINITE, above=True)]
 Fraction = Annotated[float, Between(0, 1)]

@@ -172,7 +172,12 @@ class Run:
         found = given if given != self.folder else checkpoint.newest_complete(self.checkpoints)
         if found is None:
             raise UserError(f"--resume {given}: holds no complete checkpoint yet, start it anew")
-        weights, state, progress = checkpoint.load_training_state(found)
+        try:
+            weights, state, progress = checkpoint.load_training_state(found)
+        except UserError as error:
+            if (other := checkpoint.newest_intact(found.parent)) is None:
+                raise
+            raise UserError(f"{error}; {other} is intact, go on with --resume {other}") from error
         checkpoint.check_architecture(self.accelerator.unwrap_model(model), weights, found)
         set_state_dict(
             model,
