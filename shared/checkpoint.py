@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ def load_training_state(path: Path) -> tuple[dict[str, Any], Any, dict[str, Any]
     file = path
     try:
         file = path / "optimizers.pt"
-        optimizers = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about files that are refused
+            optimizers = torch.load(file, map_location="cpu", weights_only=True)
         file = path / "progress.json"
         progress = dict(json.loads(file.read_text()))
         file = path / "model.safetensors"
@@ -170,9 +172,9 @@ def newest_complete(folder: Path) -> Path | None:
     return max((p for p in folder.glob("step-*") if is_complete(p)), default=None)
 
 
-def newest_intact(folder: Path) -> Path | None:
-    """The newest checkpoint in ``folder`` whose files are what was written, if any."""
-    return max((p for p in folder.glob("step-*") if is_intact(p)), default=None)
+def newest_intact(folder: Path, besides: Path) -> Path | None:
+    """The newest other checkpoint in ``folder`` whose files are what was written, if any."""
+    return max((p for p in folder.glob("step-*") if p != besides and is_intact(p)), default=None)
 
 
 def prune(folder: Path, keep: int) -> None:

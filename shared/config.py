@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_type_hints
 
-
 _FINITE = 1.7e308
 
 

@@ -6,6 +6,8 @@ number of processes; DistributedDataParallel's average over processes is then th
 So any f, also one that is not additive over rows, gives on N processes what it gives on one.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -24,18 +26,32 @@ def global_sum(x: Tensor) -> Tensor:
     return x + (total - x.detach())
 
 
+class _JoinRows(torch.autograd.Function):
+    """all_gather for rows that differ in number; a batch seldom divides evenly."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        counts = [torch.tensor(0, device=x.device) for _ in range(world_size())]
+        dist.all_gather(counts, torch.tensor(len(x), device=x.device))
+        ctx.counts = [int(count) for count in counts]
+        padded = torch.cat([x, x.new_zeros(max(ctx.counts) - len(x), *x.shape[1:])])
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:n] for part, n in zip(parts, ctx.counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.split(ctx.counts)[dist.get_rank()]
+
+
 def global_rows(x: Tensor) -> Tensor:
     """All processes' rows [n, ...], any n each, joined; gradients flow back to the owners."""
     if world_size() == 1:
         return x
-    from torch.distributed.nn.functional import all_gather
-
-    counts = [torch.tensor(0, device=x.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor(len(x), device=x.device))
-    # all_gather takes equal shapes only, and the last batch of an epoch may not divide evenly.
-    padded = torch.cat([x, x.new_zeros(int(max(counts)) - len(x), *x.shape[1:])])
-    parts = zip(all_gather(padded), counts, strict=True)
-    return torch.cat([part[: int(count)] for part, count in parts])
+    joined: Tensor = _JoinRows.apply(x)
+    return joined
 
 
 def own_rows(x: Tensor, dim: int = 0) -> Tensor:

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import ProjectConfiguration, set_seed
 
 from shared.config import RunConfig
 from shared.errors import UserError
@@ -29,7 +29,12 @@ def start(config: RunConfig) -> Accelerator:
         check_repository(config.push_to_hub)
     torch.set_flush_denormal(True)
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision, log_with=list(config.trackers) or None
+        mixed_precision=config.mixed_precision,
+        log_with=list(config.trackers) or None,
+        project_config=ProjectConfiguration(logging_dir=""),  # the run's folder, once it is there
     )
+    if plugin := accelerator.state.deepspeed_plugin:
+        # DeepSpeed insists on the value and only counts with it: batches are tensors here.
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
     set_seed(config.seed)
     return accelerator

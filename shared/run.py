@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -50,7 +50,7 @@ class Run:
         self.folder = self.on_main(lambda: folder.claim(app, preset, config))
         interrupt.install()
         if config.trackers:
-            accelerator.project_configuration.set_directories(str(self.folder))
+            accelerator.project_configuration.logging_dir = str(self.folder)
             flat = {key: str(value) for key, value in asdict(config).items()}
             accelerator.init_trackers("kl-zoo", flat)
 
@@ -101,20 +101,23 @@ class Run:
         )
         yield from bar
 
-    def refuse_non_finite(self, loss: Tensor, gradient_norm: Tensor) -> None:
+    def refuse_non_finite(self, **values: Tensor | float) -> None:
         """Before the optimiser step: end the run, its state saved, rather than update with NaN.
 
-        Both values are already reduced over processes, so all of them decide alike.
+        The values (loss, gradient norm) are already reduced over processes: all decide alike.
 
         Raises:
-            UserError: loss or gradient norm is NaN or infinite.
+            UserError: one of them is NaN or infinite.
         """
-        if math.isfinite(loss.item()) and math.isfinite(gradient_norm.item()):
+        numbers = {n: v.item() if isinstance(v, Tensor) else v for n, v in values.items()}
+        bad = {name: number for name, number in numbers.items() if not math.isfinite(number)}
+        if not bad:
             return
-        saved = self.save()
+        # Before the first step there is nothing to lose, and the optimisers have no state yet.
+        saved = f"the state before it is in {self.save()}" if self.step else "nothing was trained"
+        told = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in bad.items())
         raise UserError(
-            f"loss {loss.item():g}, gradient norm {gradient_norm.item():g} at step {self.step}: "
-            f"not applied, the state before it is in {saved}; try a smaller learning rate"
+            f"{told} at step {self.step}: not applied, {saved}; try a smaller learning rate"
         )
 
     def stepped(self, **metrics: Tensor) -> None:
@@ -143,8 +146,14 @@ class Run:
 
     def weights(self) -> dict[str, Any]:
         """The whole model's weights on the main process, whatever way it is spread over them."""
+        if self._deepspeed:
+            return dict(self.accelerator.get_state_dict(self.model) or {})
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         return get_model_state_dict(self.model, options=options)
+
+    @property
+    def _deepspeed(self) -> bool:
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
     def close(self) -> bool:
         """Write the last checkpoint and end the processes' work together.
@@ -168,6 +177,8 @@ class Run:
         self.model, self.optimizers = model, [getattr(o, "optimizer", o) for o in optimizers]
         if not self.config.resume:
             return
+        if self._deepspeed:
+            raise UserError("--resume: not under DeepSpeed; LAUNCH=fsdp or ddp resumes exactly")
         given = Path(self.config.resume)
         found = given if given != self.folder else checkpoint.newest_complete(self.checkpoints)
         if found is None:
@@ -175,7 +186,7 @@ class Run:
         try:
             weights, state, progress = checkpoint.load_training_state(found)
         except UserError as error:
-            if (other := checkpoint.newest_intact(found.parent)) is None:
+            if (other := checkpoint.newest_intact(found.parent, besides=found)) is None:
                 raise
             raise UserError(f"{error}; {other} is intact, go on with --resume {other}") from error
         checkpoint.check_architecture(self.accelerator.unwrap_model(model), weights, found)
@@ -197,10 +208,16 @@ class Run:
         return self.folder / "checkpoints"
 
     def save(self) -> Path:
-        """Write a checkpoint of this step; its folder is there as a whole or not at all."""
+        """Write a checkpoint of this step; its folder is there as a whole or not at all.
+
+        Under DeepSpeed without the optimiser's state, which DeepSpeed stores as pickles only.
+        """
         path = self.checkpoints / f"step-{self.step:08d}"
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights, state = get_state_dict(self.model, self.optimizers, options=options)
+        if self._deepspeed:
+            weights, state = self.weights(), dict[str, Any]()
+        else:
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            weights, state = get_state_dict(self.model, self.optimizers, options=options)
         progress = {
             "step": self.step,
             "epoch": self.epoch,

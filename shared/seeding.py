@@ -14,6 +14,7 @@ PERMUTATION, NOISE, EVALUATION = range(3)  # what a stream of random numbers is 
 def generator(device: torch.device | str, *key: int) -> torch.Generator:
     """A generator on ``device`` for this key, e.g. ``(seed, NOISE, step)``.
 
+    Zeros at the end of a key do not count: (1, 2) and (1, 2, 0) are one stream.
     The key is mixed by numpy's SeedSequence: torch's CPU engine takes 32 bits of a seed only, and
     neighbouring seeds give correlated first draws.
     """

@@ -45,6 +45,24 @@ def mlp(
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
 
+class SpaceToDepth(nn.Module):
+    """[batch, c, 2h, 2w] -> [batch, 4c, h, w]; nn.PixelUnshuffle refuses a batch of none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, c, h, w = x.shape
+        cells = x.reshape(batch, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4)
+        return cells.reshape(batch, 4 * c, h // 2, w // 2)
+
+
+class DepthToSpace(nn.Module):
+    """The inverse of :class:`SpaceToDepth` (Shi et al. 2016)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, c, h, w = x.shape
+        cells = x.reshape(batch, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
+        return cells.reshape(batch, c // 4, 2 * h, 2 * w)
+
+
 def conv_encoder(outputs: int, channels: int, width: int, act: str) -> nn.Sequential:
     """28 -> 14 -> 7 by space-to-depth, a residual 3 x 3 block at each size, then two layers.
 
@@ -53,9 +71,9 @@ def conv_encoder(outputs: int, channels: int, width: int, act: str) -> nn.Sequen
     new = ACTIVATIONS[act]
     return nn.Sequential(
         nn.Unflatten(1, (1, 28, 28)),
-        nn.PixelUnshuffle(2), nn.Conv2d(4, channels, 3, padding=1), new(),
+        SpaceToDepth(), nn.Conv2d(4, channels, 3, padding=1), new(),
         Residual(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), new())),
-        nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, 2 * channels, 3, padding=1), new(),
+        SpaceToDepth(), nn.Conv2d(4 * channels, 2 * channels, 3, padding=1), new(),
         Residual(nn.Sequential(nn.Conv2d(2 * channels, 2 * channels, 3, padding=1), new())),
         nn.Flatten(),
         nn.Linear(2 * channels * 49, width), new(),
@@ -64,16 +82,16 @@ def conv_encoder(outputs: int, channels: int, width: int, act: str) -> nn.Sequen
 
 
 def conv_decoder(inputs: int, channels: int, width: int, act: str) -> nn.Sequential:
-    """The encoder mirrored: 7 -> 14 -> 28 by depth-to-space (Shi et al. 2016)."""
+    """The encoder mirrored: 7 -> 14 -> 28 by depth-to-space."""
     new = ACTIVATIONS[act]
     return nn.Sequential(
         nn.Linear(inputs, width), new(),
         nn.Linear(width, 2 * channels * 49), new(),
         nn.Unflatten(1, (2 * channels, 7, 7)),
         Residual(nn.Sequential(nn.Conv2d(2 * channels, 2 * channels, 3, padding=1), new())),
-        nn.Conv2d(2 * channels, 4 * channels, 3, padding=1), nn.PixelShuffle(2), new(),
+        nn.Conv2d(2 * channels, 4 * channels, 3, padding=1), DepthToSpace(), new(),
         Residual(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), new())),
-        nn.Conv2d(channels, 4, 3, padding=1), nn.PixelShuffle(2),
+        nn.Conv2d(channels, 4, 3, padding=1), DepthToSpace(),
         nn.Flatten(),
     )  # fmt: skip
 

@@ -73,17 +73,21 @@ def total_correlation(
 
 
 def iwae(x: Tensor, out: Output, mean: Mean, *, beta: float, dreg: bool) -> Terms:
-    """-log 1/K sum_k w_k, Burda et al. 2015, eq. 8; ``dreg``: Tucker et al. 2019, eq. 8."""
+    """-log 1/K sum_k w_k, Burda et al. 2015, eq. 8; ``dreg``: Tucker et al. 2019, eq. 8.
+
+    beta other than 1 (annealing) tempers p(z)/q(z|x) inside the weights w.
+    """
     rate = mean(kl_standard_normal(out.mu, out.logvar)).detach()
     d = mean(distortion(x, out).mean(0)).detach()
     if not dreg:
         bound = importance_weighted_bound(log_weights(x, out, beta))
         return Terms(-mean(bound), d, rate)
-    # The decoder's gradient is weighted by w~, the encoder's (through z alone) by w~ squared.
+    # The decoder's gradient is weighted by w~; the encoder's, through z alone, by w~ squared. With
+    # w = p(x|z) (p(z)/q(z|x))^beta the score term that DReG removes is beta times as large.
     log_w = log_weights(x, out._replace(mu=out.mu.detach(), logvar=out.logvar.detach()), beta)
     share = log_w.detach().softmax(0)  # w~ [k, batch]
     if out.z.requires_grad:
-        out.z.register_hook(lambda grad: grad * share[..., None])
+        out.z.register_hook(lambda grad: grad * (1 - beta + beta * share)[..., None])
     bound = importance_weighted_bound(log_w.detach())
     surrogate = (share * log_w).sum(0)
     return Terms(-mean(bound + (surrogate - surrogate.detach())), d, rate)

@@ -73,13 +73,14 @@ def train(preset: str, config: Config) -> None:
                 config.samples, len(rows), config.latent, generator=rng, device=device
             )
             dial = config.dial_at(run.step, steps)
+            set_rates(optimizers, warmup_cosine(run.step, config.warmup, steps * config.epochs))
 
             out = model(x, own_rows(eps, dim=1))
             terms = loss_terms(config, dial, x, own_rows(data.labels[rows]), out, len(rows), n)
+            run.refuse_non_finite(loss=terms.loss)
             accelerator.backward(terms.loss * world_size())  # DDP averages over processes
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
-            run.refuse_non_finite(terms.loss, norm)
-            set_rates(optimizers, warmup_cosine(run.step, config.warmup, steps * config.epochs))
+            run.refuse_non_finite(gradient_norm=norm)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()

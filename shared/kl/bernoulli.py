@@ -16,7 +16,7 @@ def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
         logits: log-odds, any shape that broadcasts with ``x``.
 
     Returns:
-        Nats, broadcast shape, never positive.
+        Nats, broadcast shape, at most 0.
     """
     return x * logits - F.softplus(logits)
 
