@@ -19,12 +19,22 @@ _TABLE = re.compile(r"(<!-- table (\S+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL
 
 
 def write_result(
-    path: Path, columns: Sequence[tuple[str, str, str]], rows: Sequence[dict[str, Any]]
+    path: Path,
+    columns: Sequence[tuple[str, str, str]],
+    rows: Sequence[dict[str, Any]],
+    **about: Any,
 ) -> None:
-    """Write a result file; ``columns`` are (key of a row, title, format specification)."""
+    """Write a result file; ``columns`` are (key of a row, title, format specification).
+
+    ``about`` is what holds for all rows, such as the environment.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    described = [dict(zip(("key", "title", "format"), column, strict=True)) for column in columns]
-    write_json(path, {"columns": described, "rows": list(rows)})
+    write_json(path, {"columns": describe_columns(columns), "rows": list(rows)} | about)
+
+
+def describe_columns(columns: Sequence[tuple[str, str, str]]) -> list[dict[str, str]]:
+    """(key, title, format) as they stand in a result file."""
+    return [dict(zip(("key", "title", "format"), column, strict=True)) for column in columns]
 
 
 def markdown(result: dict[str, Any]) -> str:

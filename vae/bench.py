@@ -22,7 +22,7 @@ from shared.config import Count
 from shared.data.mnist import load_mnist
 from shared.environment import describe
 from shared.errors import UserError
-from shared.folder import write_json
+from shared.results import describe_columns, markdown, write_result
 from vae.bench_loops import DIGITS, SAME, example, ours, pythae
 from vae.config import PRESETS
 
@@ -82,59 +82,40 @@ def in_new_process(row: Row, options: Options) -> dict[str, float]:
     return measured
 
 
-def spread(values: Sequence[float], digits: int) -> dict[str, float]:
-    """Median, smallest and largest."""
-    found = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: round(value, digits) for name, value in found.items()}
+COLUMNS = (
+    ("name", "training loop", ""),
+    ("images_per_cpu_second", "images per CPU-second", ",.0f"),
+    ("least", "least", ",.0f"),
+    ("most", "most", ",.0f"),
+    ("ours_over_this", "ours, grey / this", ".2f"),
+    ("products_alone_over_this", "our products alone / this", ".2f"),
+    ("products_share", "products' share of the time", ".0%"),
+)
 
 
 def summary(rounds: Sequence[dict[Row, dict[str, float]]]) -> list[dict[str, Any]]:
-    """A row of the table for each of ROWS: every figure of the rounds with its spread.
+    """A row of the table for each of ROWS: medians over the rounds, ratios within a round.
 
     ``products_alone_over_this`` is what the ratio would be if all of our step but its matrix
     products were free.
     """
+
+    def ratio(row: Row, key: str) -> float:
+        speed = "images_per_cpu_second"
+        return round(statistics.median(r["ours-grey"][key] / r[row][speed] for r in rounds), 3)
+
     table = []
     for row, name in ROWS.items():
-        measured = {
-            key: spread([one[row][key] for one in rounds], 0 if "images" in key else 3)
-            for key in rounds[0][row]
-        }
-        speeds: dict[str, tuple[Row, str]] = {
-            "ours_grey_over_this": ("ours-grey", "images_per_cpu_second"),
-            "ours_binarised_over_this": ("ours-binarised", "images_per_cpu_second"),
-            "products_alone_over_this": ("ours-grey", "products_images_per_cpu_second"),
-        }
-        ratios = {
-            name: spread([one[own][key] / one[row]["images_per_cpu_second"] for one in rounds], 2)
-            for name, (own, key) in speeds.items()
-            if row in PEERS
-        }
-        table.append({"row": row, "name": name, "n": len(rounds)} | measured | ratios)
+        speeds = [one[row]["images_per_cpu_second"] for one in rounds]
+        line: dict[str, Any] = {"row": row, "name": name, "n": len(rounds)}
+        line |= {key: round(statistics.median(one[row][key] for one in rounds), 3)
+                 for key in rounds[0][row]}  # fmt: skip
+        line |= {"least": round(min(speeds)), "most": round(max(speeds))}
+        if row in PEERS:
+            line["ours_over_this"] = ratio(row, "images_per_cpu_second")
+            line["products_alone_over_this"] = ratio(row, "products_images_per_cpu_second")
+        table.append(line)
     return table
-
-
-def told(table: Sequence[dict[str, Any]]) -> str:
-    """The table as text."""
-
-    columns = {
-        "images/CPU-s": ("images_per_cpu_second", ",.0f"),
-        "ours grey / this": ("ours_grey_over_this", ".2f"),
-        "products alone / this": ("products_alone_over_this", ".2f"),
-        "products' share": ("products_share", ".0%"),
-    }
-
-    def cell(row: dict[str, Any], key: str, form: str) -> str:
-        if key not in row:
-            return "-"
-        low, middle, high = (format(row[key][name], form) for name in ("min", "median", "max"))
-        return f"{middle} ({low}..{high})"
-
-    lines = [f"{'median (min..max)':40}" + "".join(f"{title:>26}" for title in columns)]
-    for row in table:
-        cells = (f"{cell(row, *column):>26}" for column in columns.values())
-        lines.append(f"{row['name']:40}" + "".join(cells))
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -154,12 +135,12 @@ def main() -> None:
         speeds = (f"{row} {rounds[-1][row]['images_per_cpu_second']:,.0f}" for row in ROWS)
         print(f"round {count}/{options.repetitions}: {', '.join(speeds)}", flush=True)
     table = summary(rounds)
-    print(f"\n{told(table)}")
+    print("\n" + markdown({"columns": describe_columns(COLUMNS), "rows": table}))
     if options.json:
-        write_json(Path(options.json), {
-            "rows": table, "load_average": os.getloadavg(), "rounds": rounds,
-            "options": asdict(options), "environment": describe(),
-        })  # fmt: skip
+        write_result(
+            Path(options.json), COLUMNS, table, rounds=rounds, load_average=os.getloadavg(),
+            options=asdict(options), environment=describe(),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def prior_samples(model: VAE, path: Path, seed: int = 0) -> None:
 @torch.no_grad()
 def interpolation(model: VAE, x: Tensor, y: Tensor, path: Path) -> None:
     """Straight lines in latent space between digits of classes 0-1, 2-3, ... of x [n, 784]."""
-    ends = [(x[y == 2 * i][0], x[y == 2 * i + 1][0]) for i in range(5)]
+    pairs = [(x[y == 2 * i], x[y == 2 * i + 1]) for i in range(5)]
+    ends = [(a[0], b[0]) for a, b in pairs if len(a) and len(b)] or [(x[0], x[-1])]
     starts = model.encode(torch.stack([a for a, _ in ends]))[0]
     stops = model.encode(torch.stack([b for _, b in ends]))[0]
     t = torch.linspace(0, 1, 14, device=x.device)[:, None]

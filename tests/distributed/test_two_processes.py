@@ -1,0 +1,122 @@
+"""Two processes (gloo) compute what one computes, and stop, resume and fail together."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import (
+    QUIET,
+    ROOT,
+    TINY,
+    Processes,
+    assert_same_run,
+    free_port,
+    last_state,
+    metrics,
+    refused,
+)  # fmt: skip
+
+# 51 digits in batches of 25: rows 13 + 12 twice, then 1 + 0. With Adam: Muon orthogonalises in
+# bfloat16, which would blow rounding up.
+UNEVEN = [*TINY, "--train-size", "51", "--epochs", "3", "--optimizer", "adam"]
+CASES = {
+    "elbo": [],
+    "free-bits": ["--free-bits", "0.2"],
+    "capacity": ["--objective", "capacity", "--capacity", "3"],
+    "iwae": ["--objective", "iwae", "--samples", "3"],
+    "dreg": ["--objective", "dreg", "--samples", "3"],
+    "tc": ["--objective", "tc", "--beta", "4"],
+    "vib": ["--objective", "vib", "--beta", "0.01"],
+    "conv": ["--network", "conv", "--channels", "4"],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_equal_one(case: str, tmp_path: Path, processes: Processes) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert processes(*UNEVEN, *CASES[case], "--out", one).code == 0
+    result = processes(*UNEVEN, *CASES[case], "--out", two, ranks=2)
+    assert result.codes == [0, 0], result.errs
+    (ours, our_state), (theirs, their_state) = last_state(one), last_state(two)
+    worst = max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+    # Adam's step forgets a factor on all gradients; its averages of them do not.
+    averages = [name for name in our_state if name.endswith("exp_avg")]
+    gradient = max(
+        ((our_state[name] - their_state[name]).abs().max() / our_state[name].abs().max()).item()
+        for name in averages
+    )
+    assert averages
+    loss = max(
+        abs(a[name] - b[name]) / abs(b[name])
+        for a, b in zip(metrics(one), metrics(two), strict=True)
+        for name in a
+    )
+    print(f"MEASURED {case} weights {worst:.2e} gradient {gradient:.2e} metrics {loss:.2e}")
+    assert worst < 1e-4
+    assert gradient < 1e-3
+    assert loss < 1e-5
+
+
+@pytest.mark.parametrize("case", ["elbo", "tc"])
+def test_resume_is_exact(case: str, tmp_path: Path, processes: Processes) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    argv = [*TINY, *CASES[case]]
+    assert processes(*argv, "--out", whole, ranks=2).codes == [0, 0]
+    # The signal reaches rank 1 alone; both stop at the same step.
+    stopped = processes(*argv, "--out", cut, ranks=2, fault="signal:SIGTERM:5:1")
+    assert stopped.codes == [143, 143]
+    assert stopped.errs[1] == ""
+    assert f"--resume {cut}" in stopped.err
+    assert sorted(p.name for p in (cut / "checkpoints").iterdir()) == [
+        "step-00000003", "step-00000005",
+    ]  # fmt: skip
+    assert processes("--resume", cut, ranks=2).codes == [0, 0]
+    assert_same_run(whole, cut)
+
+
+def test_resume_on_another_number_of_processes(tmp_path: Path, processes: Processes) -> None:
+    run, one = tmp_path / "run", tmp_path / "one"
+    assert processes(*UNEVEN, "--out", one).code == 0
+    assert processes(*UNEVEN, "--out", run, ranks=2, fault="signal:SIGTERM:5").codes == [143] * 2
+    assert processes("--resume", run).code == 0
+    ours, theirs = last_state(one)[0], last_state(run)[0]
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
+
+
+def test_bad_input_is_said_once(tmp_path: Path, processes: Processes) -> None:
+    (tmp_path / "taken").mkdir()
+    for argv, words in (
+        ([*TINY, "--beta", "-1"], ["--beta -1"]),
+        ([*TINY, "--out", tmp_path / "taken"], ["--out", "is there already"]),
+    ):
+        result = processes(*argv, ranks=2)
+        refused(result, *words)
+        assert result.errs[1] == ""
+
+
+def test_nan_and_full_disk_end_both(tmp_path: Path, processes: Processes) -> None:
+    for fault, words in (("poison:4", ["loss nan", "step 4"]), ("full:4", ["metrics.jsonl"])):
+        run = tmp_path / fault[:4]
+        result = processes(*TINY, "--out", run, ranks=2, fault=fault)
+        refused(result, *words)
+        assert result.errs[1] == ""
+        assert (run / "checkpoints/step-00000003/manifest.json").exists()
+
+
+def test_torchrun_ends_cleanly(tmp_path: Path) -> None:
+    """The documented command; nothing on standard error, not even from the communication layer."""
+    run = tmp_path / "run"
+    result = subprocess.run(
+        [Path(sys.executable).parent / "torchrun", "--nproc_per_node", "2",
+         "--master_port", str(free_port()), "-m", "vae.train", *TINY, "--out", run],
+        cwd=ROOT, env=os.environ | QUIET, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.count("epoch 2/2") == 1
+    assert "2 process(es) x 12.5" in result.stdout
+    assert (run / "summary.json").exists()

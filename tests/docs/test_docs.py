@@ -1,0 +1,93 @@
+"""What the READMEs say is there: targets, options, tables, tree, launch configurations."""
+
+import re
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
+from shared.checkpoint import verify_folder
+from shared.config import option, problems
+from shared.results import with_tables
+from tests.helpers import ROOT
+from vae import bench, evaluate, reproduce, sample
+from vae.config import PRESETS, Config
+
+READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "vae" / "README.md"]
+TEXT = "\n".join(path.read_text() for path in READMES)
+
+
+def make(*arguments: str) -> str:
+    return subprocess.run(
+        ["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_every_make_target_named_is_one():
+    rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)", TEXT))
+    assert named - rules <= {"bench"}  # `make bench-*`
+    assert {"train-vae", "test", "setup"} <= named
+
+
+def test_every_option_named_is_one():
+    programs = (Config, evaluate.Options, sample.Options, bench.Options, reproduce.Options)
+    options = {option(field.name) for kind in programs for field in fields(kind)}
+    accelerates = {"--config-file", "--num-machines", "--machine-rank", "--num-processes",
+                   "--main-process-ip", "--main-process-port", "--help"}  # fmt: skip
+    named = {o.replace("_", "-") for o in re.findall(r"(?<![\w-])--[a-z][a-z_-]+", TEXT)}
+    assert named <= options | accelerates
+
+
+def test_tables_are_made_of_the_committed_results():
+    for path in READMES:
+        assert with_tables(path.read_text(), ROOT) == path.read_text(), f"{path}: make tables"
+
+
+def test_every_picture_is_there():
+    for path in READMES:
+        for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", path.read_text()):
+            assert (path.parent / picture).is_file(), picture
+
+
+def test_the_tree_names_every_module_of_shared():
+    tree = (ROOT / "README.md").read_text().split("## The tree")[1]
+    for module in (ROOT / "shared").rglob("*.py"):
+        if module.name != "__init__.py":
+            assert module.name in tree, module
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "zero2", "zero3"])
+def test_every_launch_configuration_is_read_by_accelerate(name):
+    path = ROOT / "shared" / "accelerate" / f"{name}.yaml"
+    config = load_config_from_file(str(path))
+    expected = {"ddp": "MULTI_GPU", "fsdp": "FSDP"}.get(name, "DEEPSPEED")
+    assert config.distributed_type == expected
+    command = make("train-vae", "NPROC=2", f"LAUNCH={name}", "PRESET=smoke")
+    assert f"accelerate launch --config_file {path.relative_to(ROOT)}" in command
+
+
+def test_the_same_variables_reach_the_program():
+    one = make("train-vae", "PRESET=smoke", "SEED=3", "ARGS=--beta 4")
+    assert "python -m vae.train smoke --seed 3 --beta 4" in one
+    assert "-m vae.train --resume runs/x" in make("train-vae", "RESUME=runs/x", "SEED=3")
+    assert "torchrun --standalone --nproc_per_node 2" in make("train-vae", "NPROC=2", "LAUNCH=cpu")
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_is_valid(name):
+    assert problems(PRESETS[name]) == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "vae" / "pretrained").glob("*")), ids=lambda p: p.name
+)
+def test_committed_weights_are_whole_and_small(path: Path):
+    verify_folder(path)
+    assert (path / "model.safetensors").stat().st_size <= 5 * 2**20
+
+
+def test_some_weights_are_committed():
+    assert {p.name for p in (ROOT / "vae" / "pretrained").iterdir()} == {"default", "paper", "vib"}

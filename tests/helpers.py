@@ -1,0 +1,134 @@
+"""What tests of whole programs share: starting them, small runs, comparing what they left."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+QUIET = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+# 60 digits in batches of 25: steps 25, 25, 10; two epochs are six steps, the first ends with 3.
+TINY = ["smoke", "--train-size", "60", "--test-size", "100", "--batch-size", "25", "--epochs", "2",
+        "--width", "16", "--latent", "4", "--warmup", "2", "--evaluation-samples", "2"]  # fmt: skip
+
+
+@dataclass
+class Result:
+    """Exit code, standard output and standard error of every rank."""
+
+    codes: list[int]
+    outs: list[str]
+    errs: list[str]
+
+    @property
+    def code(self) -> int:
+        return self.codes[0]
+
+    @property
+    def out(self) -> str:
+        return self.outs[0]
+
+    @property
+    def err(self) -> str:
+        return self.errs[0]
+
+
+class Processes:
+    """Fresh processes of the programs, forked from a process that only imported them."""
+
+    def __init__(self) -> None:
+        self._zygote = subprocess.Popen(
+            [sys.executable, "-m", "tests.zygote"],
+            cwd=ROOT, env=os.environ | QUIET, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+
+    def __call__(
+        self,
+        *argv: Any,
+        program: str = "vae.train",
+        fault: str = "",
+        ranks: int = 1,
+        env: dict[str, str] | None = None,
+    ) -> Result:
+        """Run a program to its end; ``fault`` is one of ``tests.zygote.FAULTS`` with arguments."""
+        stdin, stdout = self._zygote.stdin, self._zygote.stdout
+        assert stdin is not None
+        assert stdout is not None
+        with tempfile.TemporaryDirectory() as logs:
+            job = {
+                "program": program, "argv": [str(a) for a in argv], "fault": fault, "ranks": ranks,
+                "env": env or {}, "port": free_port(), "logs": logs, "seconds": 120,
+            }  # fmt: skip
+            stdin.write(json.dumps(job) + "\n")
+            stdin.flush()
+            codes = json.loads(stdout.readline())
+            outs, errs = (
+                [Path(logs, f"{rank}.{name}").read_text() for rank in range(ranks)]
+                for name in ("out", "err")
+            )
+        return Result(codes, outs, errs)
+
+    def close(self) -> None:
+        self._zygote.communicate(timeout=30)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def refused(result: Result, *words: str, rank: int = 0) -> None:
+    """Exit code 2 and exactly one line on standard error, which contains ``words``."""
+    assert set(result.codes) == {2}, (result.codes, result.errs)
+    assert len(result.errs[rank].splitlines()) == 1, result.errs
+    for word in words:
+        assert str(word) in result.errs[rank], result.errs[rank]
+
+
+def last_state(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Weights and flat optimiser state of a run's newest checkpoint."""
+    newest = max((run / "checkpoints").glob("step-*"))
+    optimizers = torch.load(newest / "optimizers.pt", weights_only=True)
+    return load_file(newest / "model.safetensors"), flatten(optimizers)
+
+
+def flatten(tree: Any, name: str = "") -> dict[str, Any]:
+    """Nested dicts and sequences -> {path: leaf}; torch loads a tuple of options as a list."""
+    if not isinstance(tree, dict | list | tuple):
+        return {name: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {k: v for key, value in items for k, v in flatten(value, f"{name}/{key}").items()}
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without the time."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Weights, optimiser state and metrics are equal to the last bit."""
+    for ours, theirs in zip(last_state(a), last_state(b), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            same = torch.equal(value, theirs[name]) if torch.is_tensor(value) else None
+            assert same if same is not None else value == theirs[name], name
+    assert metrics(a) == metrics(b)
+
+
+def flip_byte(path: Path) -> None:
+    """Change the middle byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)

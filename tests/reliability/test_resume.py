@@ -1,0 +1,90 @@
+"""A run that is cut and continued in a new process equals one that was not, to the last bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import QUIET, ROOT, TINY, Processes, assert_same_run, last_state
+
+CASES = {
+    "elbo": [],
+    "dreg": ["--objective", "dreg", "--samples", "3"],
+    "annealed": ["--anneal", "linear", "--anneal-epochs", "2", "--optimizer", "adam"],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cut_in_the_middle_of_epoch_1(case: str, tmp_path: Path, processes: Processes) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert processes(*TINY, *CASES[case], "--out", whole).code == 0
+    name, code = ("SIGINT", 130) if case == "dreg" else ("SIGTERM", 143)
+    stopped = processes(*TINY, *CASES[case], "--out", cut, fault=f"signal:{name}:5")
+    assert stopped.code == code
+    assert f"--resume {cut}" in stopped.err
+    assert len(stopped.err.splitlines()) == 1
+    progress = json.loads((cut / "checkpoints/step-00000005/progress.json").read_text())
+    assert (progress["epoch"], progress["steps_in_epoch"]) == (1, 2)
+    assert not (cut / "model").exists()
+    assert processes("--resume", cut).code == 0
+    assert_same_run(whole, cut)
+    assert (cut / "model/manifest.json").exists()
+
+
+def test_cut_at_the_last_step_of_an_epoch_and_of_the_run(
+    tmp_path: Path, processes: Processes
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert processes(*TINY, "--out", whole).code == 0
+    assert processes(*TINY, "--out", cut, fault="signal:SIGTERM:3").code == 143
+    assert processes("--resume", cut, fault="signal:SIGINT:6").code == 130
+    assert processes("--resume", cut).code == 0
+    assert_same_run(whole, cut)
+
+
+def test_from_an_earlier_checkpoint(tmp_path: Path, processes: Processes) -> None:
+    run = tmp_path / "run"
+    assert processes(*TINY, "--out", run).code == 0
+    weights, _ = last_state(run)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert processes("--resume", run / "checkpoints/step-00000003").code == 0
+    again, _ = last_state(run)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == len(lines) == 2
+
+
+def test_runs_of_different_seeds_differ(tmp_path: Path, processes: Processes) -> None:
+    """So that the comparison above can fail."""
+    for seed in (0, 1):
+        out = tmp_path / str(seed)
+        assert processes(*TINY, "--epochs", 1, "--seed", seed, "--out", out).code == 0
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path / "0", tmp_path / "1")
+
+
+def test_the_documented_command_stops_and_goes_on(tmp_path: Path) -> None:
+    """No helper in between: ``python -m vae.train``, stopped from outside at no chosen moment."""
+    command = [sys.executable, "-m", "vae.train"]
+    out = tmp_path / "run"
+    env = os.environ | QUIET
+    process = subprocess.Popen(
+        [*command, *TINY, "--epochs", "100000", "--out", str(out)],
+        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 3/"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert len(err.splitlines()) == 1
+    (newest,) = [max((out / "checkpoints").iterdir())]
+    step = json.loads((newest / "progress.json").read_text())["step"]
+    assert step >= 9
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == step // 3

@@ -1,0 +1,175 @@
+"""Starts training programs as fresh processes in a fraction of a second, with faults on request.
+
+``python -m tests.zygote`` imports everything once, computes nothing, and forks a child (or one per
+rank) for every JSON line on its input; the children's exit codes are its output. See
+``tests.helpers.Processes``.
+"""
+
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared import checkpoint, cli
+from shared.run import Run
+
+PROGRAMS = {
+    name: importlib.import_module(name) for name in ("vae.train", "vae.evaluate", "vae.sample")
+}
+
+
+def at_step(step: int, act: Any) -> None:
+    """Call ``act(run)`` when optimiser step ``step`` has been taken but not yet counted."""
+    original = Run.stepped
+
+    def stepped(self: Run, **metrics: torch.Tensor) -> None:
+        if self.step + 1 == step:
+            act(self)
+        original(self, **metrics)
+
+    Run.stepped = stepped  # type: ignore[method-assign]
+
+
+def send(name: str, step: str, rank: str = "0") -> None:
+    """A signal to this process during a step."""
+    if os.environ.get("RANK", "0") == rank:
+        at_step(int(step), lambda _: os.kill(os.getpid(), signal.Signals[name]))
+
+
+def poison(step: str) -> None:
+    """NaN in the batch of a step (counted from 0)."""
+    train, calls = PROGRAMS["vae.train"], iter(range(1_000_000))
+    original = train.observe
+
+    def observe(*arguments: Any) -> torch.Tensor:
+        x = original(*arguments)
+        return x * float("nan") if next(calls) == int(step) else x
+
+    train.observe = observe
+
+
+def limit(size: str, step: str) -> None:
+    """From a step on no file may grow beyond ``size`` bytes, as on a full disk."""
+    at_step(int(step), lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size))))
+
+
+def full_metrics(step: str) -> None:
+    """From a step on every write to metrics.jsonl meets a full disk."""
+
+    def link(run: Run) -> None:
+        if run.accelerator.is_main_process:
+            path = run.folder / "metrics.jsonl"
+            path.rename(run.folder / "metrics.saved")
+            path.symlink_to("/dev/full")
+
+    at_step(int(step), link)
+
+
+def die(stage: str, folder: str) -> None:
+    """SIGKILL within ``write_folder`` of ``folder``: half-way through a file, or at the rename."""
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def half(method: str) -> None:
+        original = getattr(Path, method)
+
+        def write(self: Path, content: Any) -> Any:
+            if self.name == stage and folder in self.parent.name:
+                original(self, content[: len(content) // 2])
+                kill()
+            return original(self, content)
+
+        setattr(Path, method, write)
+
+    save_file, rename = checkpoint.save_file, Path.rename
+
+    def save_half(tensors: Any, path: Path) -> None:
+        save_file(tensors, path)
+        if stage == path.name and folder in path.parent.name:
+            os.truncate(path, path.stat().st_size // 2)
+            kill()
+
+    def dying_rename(self: Path, target: Any) -> Any:
+        if folder in self.name and stage == "before rename":
+            kill()
+        result = rename(self, target)
+        if folder in self.name and stage == "after rename":
+            kill()
+        return result
+
+    half("write_text")
+    half("write_bytes")
+    checkpoint.save_file = save_half  # type: ignore[assignment]
+    Path.rename = dying_rename  # type: ignore[method-assign]
+
+
+FAULTS = {"signal": send, "poison": poison, "limit": limit, "full": full_metrics, "die": die}
+
+
+def child(job: dict[str, Any], rank: int) -> None:
+    """Become the program; never returns."""
+    for number, name in ((1, "out"), (2, "err")):
+        target = os.open(f"{job['logs']}/{rank}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(target, number)
+    os.environ.update(job["env"])
+    if job["ranks"] > 1:
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job["ranks"]),
+            "LOCAL_WORLD_SIZE": str(job["ranks"]), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(job["port"]),
+        }  # fmt: skip
+    code = 0
+    try:
+        if job["fault"]:
+            name, *arguments = job["fault"].split(":")
+            FAULTS[name](*arguments)
+        sys.argv = [job["program"], *job["argv"]]
+        cli.run(PROGRAMS[job["program"]].main, job["program"])
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def wait(pids: list[int], seconds: float) -> list[int]:
+    """Exit codes of the children, negative for a signal; those that take too long are killed."""
+    codes: dict[int, int] = {}
+    end = time.monotonic() + seconds
+    while len(codes) < len(pids):
+        for pid in set(pids) - codes.keys():
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > end:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+    return [codes[pid] for pid in pids]
+
+
+def main() -> None:
+    for line in sys.stdin:
+        job = json.loads(line)
+        pids = []
+        for rank in range(job["ranks"]):
+            pid = os.fork()
+            if pid == 0:
+                child(job, rank)
+            pids.append(pid)
+        print(json.dumps(wait(pids, job["seconds"])), flush=True)
+
+
+if __name__ == "__main__":
+    main()
