@@ -117,4 +117,8 @@ PRESETS = {
         objective="vib", beta=1e-3, pixels="grey", network="mlp", latent=256, width=1024, depth=2,
         activation="relu", epochs=24, batch_size=200, optimizer="adam", lr=1e-3,
     ),
+    "vib-conv": Config(
+        objective="vib", beta=1e-3, pixels="grey", network="conv", latent=256, width=128,
+        epochs=12, batch_size=200, optimizer="adam", lr=2e-3,
+    ),
 }  # fmt: skip

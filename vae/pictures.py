@@ -158,19 +158,23 @@ def bottleneck(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     smallest = min(row["beta"] for row in rows if row["beta"] > 0)
-    betas = [row["beta"] or smallest / 10 for row in rows]
-    labels = [f"{row['beta']:g}" for row in rows]
-    left.plot(betas, [row["error_percent"] for row in rows], "o-", color=COLOURS[0], label="ours")
-    left.axhline(1.13, ls="--", lw=1, color=COLOURS[1], label="paper, beta 1e-3")
-    left.axhline(1.38, ls=":", lw=1, color=COLOURS[1], label="paper, deterministic")
+    ticks = {row["beta"] or smallest / 10: f"{row['beta']:g}" for row in rows}
+    for network, colour in zip(
+        dict.fromkeys(row["network"] for row in rows), COLOURS, strict=False
+    ):
+        own = [row for row in rows if row["network"] == network]
+        betas = [row["beta"] or smallest / 10 for row in own]
+        left.plot(betas, [r["error_percent"] for r in own], "o-", color=colour, label=network)
+        right.plot(betas, [r["rate"] for r in own], "o-", color=colour, label=network)
+    left.axhline(1.13, ls="--", lw=1, color="#777777", label="paper, beta 1e-3")
+    left.axhline(1.38, ls=":", lw=1, color="#777777", label="paper, deterministic")
     left.set_ylabel("test error, %")
     left.legend(fontsize=8)
-    right.plot(betas, [row["rate"] for row in rows], "o-", color=COLOURS[2])
     right.set_yscale("log")
     right.set_ylabel("I(X; Z) at most (rate), nats")
     for axes in (left, right):
         axes.set_xscale("log")
-        axes.set_xticks(betas, labels)
+        axes.set_xticks(list(ticks), list(ticks.values()))
         axes.minorticks_off()
         axes.set_xlabel("beta")
         axes.spines[["top", "right"]].set_visible(False)
