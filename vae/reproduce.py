@@ -137,7 +137,8 @@ def sweeps() -> None:
         for beta in VIB_BETAS
     ]
     columns = [
-        ("network", "network", ""), ("beta", "beta", "g"), ("error_percent", "test error, %", ".2f"),
+        ("network", "network", ""), ("beta", "beta", "g"),
+        ("error_percent", "test error, %", ".2f"),
         ("error_percent_of_mean_latent", "error of the mean latent, %", ".2f"),
         ("rate", "I(X; Z) ≤ rate, nats", ".2f"),
         ("information_about_class_at_least", "I(Z; Y) ≥, nats", ".3f"),
