@@ -88,10 +88,18 @@ def parse(
 ) -> T:
     """A dataclass from options, through tyro; what tyro says in a box is said in a line instead."""
     said = io.StringIO()
+    about = kind.__doc__ or ""
+    if presets:
+        prog, about = f"{prog} [preset]", f"{about}\n\nPresets: {', '.join(presets)}."
     try:
         with redirect_stderr(said):
             config, unknown = tyro.cli(
-                kind, prog=prog, args=args, default=default or kind(), return_unknown_args=True
+                kind,
+                prog=prog,
+                description=about,
+                args=args,
+                default=default or kind(),
+                return_unknown_args=True,
             )
     except SystemExit as stop:
         if stop.code in (0, None):

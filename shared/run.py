@@ -117,7 +117,8 @@ class Run:
         saved = f"the state before it is in {self.save()}" if self.step else "nothing was trained"
         told = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in bad.items())
         raise UserError(
-            f"{told} at step {self.step}: not applied, {saved}; try a smaller learning rate"
+            f"{told} at step {self.step}: not applied, {saved}; "
+            f"a new run with a smaller --lr may help"
         )
 
     def stepped(self, **metrics: Tensor) -> None:
