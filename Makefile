@@ -50,7 +50,7 @@ data: $(MNIST)  ## MNIST in data/, verified
 $(MNIST): | $(READY)
 	$(BIN)/python -m shared.data.mnist data
 
-train-vae: $(MNIST)  ## train a beta-VAE on MNIST; the result is in runs/vae-$(PRESET)
+train-vae: $(MNIST)  ## train a beta-VAE on MNIST; the result is in runs/vae-default
 	$(RUN) vae.train $(TRAIN_ARGS)
 
 eval-vae: $(MNIST)  ## measure a model on the test digits; ARGS='--model runs/vae-default'
