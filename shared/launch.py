@@ -4,11 +4,16 @@ from importlib.util import find_spec
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
 
 from shared.config import RunConfig
 from shared.errors import UserError
 from shared.hub import check_repository
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether parameters or optimiser states are spread over processes (FSDP, DeepSpeed)."""
+    return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def start(config: RunConfig) -> Accelerator:

@@ -129,7 +129,7 @@ class _Encoding(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """q(z|x) of pixels in [0, 1]: x [batch, pixels] -> mu, logvar, each [batch, latent]."""
         mu, logvar = self.encoder(x - self.pixel_mean).chunk(2, dim=-1)
-        return mu, logvar
+        return mu.contiguous(), logvar.contiguous()  # FSDP takes no views for outputs
 
     def forward(self, x: Tensor, eps: Tensor) -> Output:
         """x [batch, pixels] and standard normal noise eps [k, batch, latent]."""

@@ -8,7 +8,8 @@ from torch import Tensor
 from shared import cli
 from shared.data.mnist import load_mnist
 from shared.distributed import global_rows, global_sum, own_rows, world_size
-from shared.launch import start
+from shared.errors import UserError
+from shared.launch import is_sharded, start
 from shared.optim import muon_and_adam, set_rates, warmup_cosine
 from shared.run import Run
 from shared.seeding import NOISE, generator, permutation
@@ -54,6 +55,8 @@ def train(preset: str, config: Config) -> None:
     architecture = {name: getattr(config, name) for name in ARCHITECTURE}
     model = build(config.objective, **architecture).to(device)
     model.start_at(data.images.float().mean(0) / 255)
+    if config.optimizer == "muon" and is_sharded(accelerator):
+        raise UserError("--optimizer muon: takes whole matrices; FSDP and DeepSpeed need adam")
     orthogonal = hidden_matrices(model) if config.optimizer == "muon" else []
     optimizers = muon_and_adam(model, orthogonal, config.muon_lr, config.lr)
     evaluated = build(config.objective, **architecture).to(device)

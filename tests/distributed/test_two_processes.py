@@ -87,6 +87,21 @@ def test_resume_on_another_number_of_processes(tmp_path: Path, processes: Proces
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
 
 
+def test_fully_sharded_equals_one_and_resumes(tmp_path: Path, processes: Processes) -> None:
+    one, whole, cut = (tmp_path / name for name in ("one", "whole", "cut"))
+    assert processes(*UNEVEN, "--out", one).code == 0
+    result = processes(*UNEVEN, "--out", whole, ranks=2, fault="fsdp")
+    assert result.codes == [0, 0], result.errs
+    ours, theirs = last_state(one)[0], last_state(whole)[0]
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
+    stopped = processes(*UNEVEN, "--out", cut, ranks=2, fault="fsdp;signal:SIGTERM:5")
+    assert stopped.codes == [143, 143], stopped.errs
+    resumed = processes("--resume", cut, ranks=2, fault="fsdp")
+    assert resumed.codes == [0, 0], resumed.errs
+    assert_same_run(whole, cut)
+    refused(processes(*TINY, "--out", tmp_path / "muon", ranks=2, fault="fsdp"), "--optimizer muon")
+
+
 def test_bad_input_is_said_once(tmp_path: Path, processes: Processes) -> None:
     (tmp_path / "taken").mkdir()
     for argv, words in (
