@@ -2,7 +2,7 @@
 
 runs/vae-default/
   config.json  env.json  metrics.jsonl  summary.json
-  checkpoints/step-00007200/   weights, optimisers, progress, manifest
+  checkpoints/step-00007680/   weights, optimisers, progress, manifest
   model/                       config.json, model.safetensors, README.md (the card), manifest
   pictures/*.png
 """

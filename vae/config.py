@@ -39,7 +39,7 @@ class Config(RunConfig):
     activation: Activation = "silu"
     """Nonlinearity (Burda et al.: tanh; Alemi et al.: relu)."""
 
-    epochs: Count = 80
+    epochs: Count = 64
     """Passes over the training digits."""
     batch_size: Count = 500
     """Digits per step over all processes together (Burda et al.: 20; Alemi et al.: 100)."""

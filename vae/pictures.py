@@ -169,7 +169,8 @@ def bottleneck(rows: Sequence[dict[str, Any]], path: Path) -> None:
     left.axhline(1.13, ls="--", lw=1, color="#777777", label="paper, beta 1e-3")
     left.axhline(1.38, ls=":", lw=1, color="#777777", label="paper, deterministic")
     left.set_ylabel("test error, %")
-    left.legend(fontsize=8)
+    left.margins(y=0.3)
+    left.legend(fontsize=7, ncols=2, loc="upper left")
     right.set_yscale("log")
     right.set_ylabel("I(X; Z) at most (rate), nats")
     for axes in (left, right):
