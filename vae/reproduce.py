@@ -88,6 +88,7 @@ def headline() -> None:
 
     def row(what: str, run: dict[str, Any], reference: float, source: str, **own: Any) -> Any:
         kept = {key: run[key] for key in ("command", "seconds", "environment", "digits")}
+        kept["threads"] = run["environment"]["torch_threads"]
         return {"what": what, "reference": reference, "source": source, **kept, **own}
 
     likelihood = {"metric": "test log-likelihood", "unit": "nats"}
@@ -115,6 +116,7 @@ def headline() -> None:
         ("what", "model", ""), ("metric", "metric", ""), ("value", "ours", ".2f"),
         ("spread", "±", ".2f"), ("spread_is", "± is", ""), ("n", "runs", "d"),
         ("unit", "unit", ""), ("reference", "paper", ".2f"), ("source", "from", ""),
+        ("seconds", "training, s", ".0f"), ("threads", "threads", "d"),
     ]  # fmt: skip
     write_result(RESULTS / "headline.json", columns, rows)
 
