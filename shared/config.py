@@ -27,7 +27,6 @@ class Between:
 
 NonNegative = Annotated[float, Between(0, _FINITE)]
 Positive = Annotated[float, Between(0, _FINITE, above=True)]
-Fraction = Annotated[float, Between(0, 1)]
 Count = Annotated[int, Between(1)]
 CountOrZero = Annotated[int, Between(0)]
 

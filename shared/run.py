@@ -39,7 +39,7 @@ class Run:
     """All of a training run that is not its mathematics; every process calls every method."""
 
     def __init__(self, app: str, preset: str, config: RunConfig, accelerator: Accelerator) -> None:
-        self.app, self.preset, self.config, self.accelerator = app, preset, config, accelerator
+        self.preset, self.config, self.accelerator = preset, config, accelerator
         self.step = 0  # optimiser steps taken
         self.epoch = 0  # epochs ended
         self.steps_in_epoch = 0

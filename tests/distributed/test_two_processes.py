@@ -55,7 +55,6 @@ def test_two_equal_one(case: str, tmp_path: Path, processes: Processes) -> None:
         for a, b in zip(metrics(one), metrics(two), strict=True)
         for name in a
     )
-    print(f"MEASURED {case} weights {worst:.2e} gradient {gradient:.2e} metrics {loss:.2e}")
     assert worst < 1e-4
     assert gradient < 1e-3
     assert loss < 1e-5
