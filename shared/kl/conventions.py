@@ -1,0 +1,98 @@
+"""What every function of the toolbox shares: units, reductions, masks, checks of arguments."""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Unit = Literal["nats", "bits", "hartleys"]
+Reduction = Literal["none", "sum", "batchmean", "positionmean"]
+
+NATS_PER: dict[str, float] = {"nats": 1.0, "bits": math.log(2), "hartleys": math.log(10)}
+
+
+def convert(value: Tensor, source: Unit = "nats", target: Unit = "nats") -> Tensor:
+    """An amount of information in another unit: 1 bit = ln 2 nats, 1 hartley = ln 10 nats.
+
+    Raises:
+        ValueError: an unknown unit.
+    """
+    for unit in (source, target):
+        if unit not in NATS_PER:
+            raise ValueError(f"unit must be one of {', '.join(NATS_PER)}, got {unit!r}")
+    return value if source == target else value * (NATS_PER[source] / NATS_PER[target])
+
+
+def check_reduction(reduction: str) -> None:
+    """ValueError unless the reduction is one of ours; "mean" is refused by name."""
+    if reduction not in get_args(Reduction):
+        more = ' ("mean" does not say of what)' if reduction == "mean" else ""
+        choices = ", ".join(get_args(Reduction))
+        raise ValueError(f"reduction must be one of {choices}, got {reduction!r}{more}")
+
+
+def reduce(values: Tensor, mask: Tensor | None = None, reduction: Reduction = "none") -> Tensor:
+    """Reduce a tensor of positions [batch, ...].
+
+    Args:
+        mask: bool, True where a position counts, broadcastable with ``values``. Positions that do
+            not count are 0 and send no gradient, whatever stands there.
+        reduction: ``"none"`` keeps the shape; ``"sum"``; ``"batchmean"`` is the sum over all
+            positions divided by the size of the first dimension; ``"positionmean"`` the sum
+            divided by the number of positions that count (0 if none does).
+
+    Raises:
+        ValueError: an unknown reduction; a mask that is not bool or does not fit.
+    """
+    check_reduction(reduction)
+    if mask is not None:
+        mask = fit_mask(mask, values.shape, "mask")
+        values = torch.where(mask, values, 0.0)
+    match reduction:
+        case "none":
+            return values
+        case "sum":
+            return values.sum()
+        case "batchmean":
+            return values.sum() / (values.shape[0] if values.dim() else 1)
+        case "positionmean":
+            counted = values.numel() if mask is None else mask.sum().clamp(min=1)
+            return values.sum() / counted
+
+
+def fit_mask(mask: Tensor, shape: torch.Size, name: str) -> Tensor:
+    """The mask, expanded to ``shape``; ValueError naming it if it is not bool or does not fit."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{name} must be bool, got {mask.dtype}")
+    try:
+        return mask.expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"{name} of shape {list(mask.shape)} does not broadcast to {list(shape)}"
+        ) from None
+
+
+def check_floating(**tensors: Tensor) -> None:
+    """ValueError naming the first argument that is not of a floating-point type."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must be a floating-point tensor, got {tensor.dtype}")
+
+
+def broadcast(name_a: str, a: Tensor, name_b: str, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors in their common shape and precision (half precision becomes float32).
+
+    Raises:
+        ValueError: a tensor is not of a floating-point type; the shapes do not broadcast.
+    """
+    check_floating(**{name_a: a, name_b: b})
+    dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    try:
+        a, b = torch.broadcast_tensors(a, b)
+    except RuntimeError:
+        raise ValueError(
+            f"{name_a} of shape {list(a.shape)} and {name_b} of shape {list(b.shape)} "
+            "do not broadcast"
+        ) from None
+    return a.to(dtype), b.to(dtype)
