@@ -70,7 +70,9 @@ def with_tables(text: str, root: Path) -> str:
 def main() -> None:
     root = Path()
     stale = []
-    for readme in sorted([*root.glob("*.md"), *root.glob("*/README.md")]):
+    for readme in sorted(
+        p for pattern in ("*.md", "*/README.md", "*/*/README.md") for p in root.glob(pattern)
+    ):
         text = readme.read_text()
         fresh = with_tables(text, root)
         if fresh != text:

@@ -31,7 +31,7 @@ from typing import TypedDict, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from shared.kl.conventions import Reduction, Unit, check_reduction, convert, fit_mask, reduce
+from shared.kl.conventions import Reduction, Unit, check_reduction, convert, reduce
 from shared.kl.pairs import (
     Pair,
     Single,
@@ -96,7 +96,7 @@ def js(pair: Pair, weight: float) -> Tensor:
     p, q, d = pair.p, pair.q, pair.d
     p_larger = d >= 0
     minus = torch.where(p_larger, -d, d)  # log smaller - log larger
-    share = torch.where(p_larger, 1 - weight, weight)  # of the smaller in m
+    share = torch.where(p_larger, p.new_tensor(1 - weight), weight)  # of the smaller in m
     larger_to_m = torch.log1p(share * torch.expm1(minus))  # log m - log larger
     smaller_to_m = larger_to_m - minus
     p_to_m = torch.where(p_larger, larger_to_m, smaller_to_m)
@@ -108,6 +108,16 @@ def js(pair: Pair, weight: float) -> Tensor:
     p_m = Pair(p, m, pair.log_p, -p_to_m, p_only=never, q_only=pair.q_only)
     q_m = Pair(q, m, pair.log_p - d, -q_to_m, p_only=never, q_only=pair.p_only)
     return (weight * kl_terms(p_m) + (1 - weight) * kl_terms(q_m)).sum(-1)
+
+
+def _js_distance(unit: Unit) -> Callable[[Pair], Tensor]:
+    """The root of the divergence in the given unit, with gradient 0 where the two are equal."""
+
+    def root(pair: Pair) -> Tensor:
+        x = convert(js(pair, 0.5), "nats", unit)
+        return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), 0.0)
+
+    return root
 
 
 def _apply(
@@ -158,9 +168,7 @@ def kl_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tens
     return _apply(kl, pair_from_probs, (p, q), options)
 
 
-def kl_from_logits(
-    p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsOptions]
-) -> Tensor:
+def kl_from_logits(p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsOptions]) -> Tensor:
     """D(softmax(p_logits / T) || softmax(q_logits / T)).
 
     Never negative; exact to rounding also where the two are so close that log-probabilities differ
@@ -217,32 +225,18 @@ def js_from_logits(
     return _apply(lambda pair: js(pair, weight), pair_from_logits, (p_logits, q_logits), options)
 
 
-def _root(x: Tensor) -> Tensor:
-    """sqrt, with gradient 0 at 0."""
-    return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), 0.0)
-
-
 def js_distance_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
-    """The square root of the Jensen-Shannon divergence: a metric (Endres and Schindelin 2003).
+    """The root of the Jensen-Shannon divergence, a metric (Endres and Schindelin 2003).
 
     In bits it is the root of the divergence in bits.
     """
-    return _distance(pair_from_probs, (p, q), options)
+    formula = _js_distance(options.pop("unit", "nats"))
+    return _apply(formula, pair_from_probs, (p, q), options)
 
 
 def js_distance_from_logits(
     p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsOptions]
 ) -> Tensor:
     """The Jensen-Shannon metric of two softmaxes."""
-    return _distance(pair_from_logits, (p_logits, q_logits), options)
-
-
-def _distance(
-    make: Callable[..., Pair],
-    distributions: tuple[Tensor, ...],
-    options: LogitsOptions | ProbsOptions,
-) -> Tensor:
-    unit = options.pop("unit", "nats")
-    return _apply(
-        lambda pair: _root(convert(js(pair, 0.5), "nats", unit)), make, distributions, options
-    )
+    formula = _js_distance(options.pop("unit", "nats"))
+    return _apply(formula, pair_from_logits, (p_logits, q_logits), options)
