@@ -142,6 +142,15 @@ def test_disjoint_supports_keep_jensen_shannon_finite():
     assert js_from_logits(p.log(), q.log(), unit="bits").item() == pytest.approx(1, rel=1e-6)
 
 
+def test_jensen_shannon_where_one_misses_a_part_of_the_other():
+    p = torch.tensor([0.2, 0.5, 0.0, 0.3], dtype=torch.float64)
+    q = torch.tensor([0.1, 0.0, 0.3, 0.6], dtype=torch.float64)
+    m = (p + q) / 2
+    truth = 0.5 * (torch.special.xlogy(p, p / m) + torch.special.xlogy(q, q / m)).sum()
+    torch.testing.assert_close(js_from_probs(p, q), truth)
+    torch.testing.assert_close(js_from_logits(p.log() + 1, q.log() - 1), truth)
+
+
 def test_one_hot_under_a_model_and_the_model_under_a_one_hot():
     label, model = torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.2, 0.5, 0.3])
     assert kl_from_probs(label, model).item() == pytest.approx(math.log(2), rel=1e-6)

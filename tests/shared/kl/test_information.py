@@ -132,6 +132,14 @@ def test_what_each_reduction_divides_by():
         reduce(values, None, "average")
 
 
+def test_what_does_not_count_is_replaced_and_not_multiplied_by_zero():
+    values = torch.tensor([1.0, math.inf, math.nan], requires_grad=True)
+    total = reduce(values, torch.tensor([True, False, False]), "sum")
+    assert total.item() == 1
+    total.backward()
+    assert values.grad.tolist() == [1, 0, 0]
+
+
 def test_masking_keeps_infinities_out_of_the_mean():
     p = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
     q = torch.tensor([[0.5, 0.5], [1.0, 0.0]])

@@ -1,0 +1,18 @@
+"""What every application's pictures share: the file, the colours, sheets of digits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from shared.errors import full_disk_is_a_user_error
+
+matplotlib.use("Agg")
+COLOURS: Sequence[str] = ("#3b6ea5", "#d1702b", "#4b8b3b", "#8b4b8b")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG; a full disk is one clear error."""
+    with full_disk_is_a_user_error(path):
+        figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
