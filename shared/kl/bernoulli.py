@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared.kl.conventions import lifted
 from shared.kl.gaussian import expm1_minus_x
 
 
@@ -43,4 +44,4 @@ def kl_bernoulli(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     close = s * expm1_minus_x(d_near) - expm1_minus_x(w)
     # -logsigmoid(-x) is softplus(x) without F.softplus's change of formula at x = 20.
     apart = F.logsigmoid(-p) - F.logsigmoid(-q) - s * d
-    return torch.where(near, close, apart).clamp(min=0)
+    return lifted(torch.where(near, close, apart))

@@ -61,6 +61,11 @@ def reduce(values: Tensor, mask: Tensor | None = None, reduction: Reduction = "n
             return values.sum() / counted
 
 
+def lifted(value: Tensor) -> Tensor:
+    """Rounding below 0 taken away; the derivatives, which a clamp would zero, are left alone."""
+    return value - value.detach().clamp(max=0)
+
+
 def fit_mask(mask: Tensor, shape: torch.Size, name: str) -> Tensor:
     """The mask, expanded to ``shape``; ValueError naming it if it is not bool or does not fit."""
     if mask.dtype != torch.bool:

@@ -1,7 +1,8 @@
 """Closed forms for diagonal Gaussians, per dimension, in nats.
 
 Sum the last dimension yourself: a diagonal Gaussian's KL is the sum over its dimensions, and
-keeping them apart shows which latents are used.
+keeping them apart shows which latents are used. The same holds for Renyi, Bhattacharyya and the
+squared Wasserstein distance; the Hellinger distance alone is not a sum over dimensions.
 """
 
 import math
@@ -13,6 +14,7 @@ from torch import Tensor
 _SERIES_BELOW = 0.25  # where expm1(x) - x cancels; the series below is then right to rounding
 _SERIES_TERMS = 8  # 0.25**7 / 9! * 2 < 1e-9, below the last digit of float32
 _SERIES_TERMS_FLOAT64 = 14  # 0.25**12 / 14! * 2 < 1e-17
+_FAR = 30.0  # nats between log-variances; exp does not overflow below
 
 
 class _Expm1MinusX(torch.autograd.Function):
@@ -35,13 +37,26 @@ class _Expm1MinusX(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return grad * torch.expm1(x)
+        # finite where the value overflowed: a masked position's gradient of 0 must stay 0
+        largest = math.log(torch.finfo(x.dtype).max) - 0.1
+        return grad * torch.expm1(x.clamp(max=largest))
 
 
 def expm1_minus_x(x: Tensor) -> Tensor:
     """exp(x) - 1 - x without cancellation and never negative; any shape, any float type."""
     result: Tensor = _Expm1MinusX.apply(x)
     return result
+
+
+def _standardised_square(difference: Tensor, logvar: Tensor) -> Tensor:
+    """difference**2 / exp(logvar), and 0 (not 0 * inf) at a difference of 0.
+
+    The inverse standard deviation is applied as two factors that cannot overflow, so that neither
+    they nor their derivatives are infinite where the quotient is not.
+    """
+    largest = math.log(torch.finfo(logvar.dtype).max) - 0.1
+    factor = torch.exp((-0.25 * logvar).clamp(max=largest))
+    return (difference * factor * factor).square()
 
 
 def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -66,17 +81,102 @@ def kl_normal(mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor) ->
 
     Args:
         mu_p, logvar_p: mean and log-variance of the first argument p, any shape.
-        mu_q, logvar_q: of the second argument q, broadcastable; exp(-logvar_q) must not overflow
-            (float32: logvar_q > -88).
+        mu_q, logvar_q: of the second argument q, broadcastable; finite (float32: logvar_q > -350).
 
     Returns:
-        Nats, broadcast shape, never negative.
+        Nats, broadcast shape, never negative; ``inf`` where the value overflows.
     """
-    standardised = (mu_p - mu_q).square() * torch.exp(-logvar_q)
+    standardised = _standardised_square(mu_p - mu_q, logvar_q)
     return 0.5 * (standardised + expm1_minus_x(logvar_p - logvar_q))
 
 
 def normal_log_prob(x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """log N(x; mu, exp(logvar)) per dimension, in nats; shapes broadcast."""
-    standardised = (x - mu).square() * torch.exp(-logvar)
-    return -0.5 * (standardised + logvar + math.log(2 * math.pi))
+    return -0.5 * (_standardised_square(x - mu, logvar) + logvar + math.log(2 * math.pi))
+
+
+def renyi_normal(
+    mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor, order: float
+) -> Tensor:
+    """Renyi divergence D_order(p || q) of two normals, per dimension (Gil et al. 2013).
+
+    With v* = order var_q + (1 - order) var_p it is order (mu_p - mu_q)**2 / (2 v*) +
+    log(var_p**(1 - order) var_q**order / v*) / (2 (order - 1)), written so that nothing cancels
+    where the variances are close.
+
+    Args:
+        mu_p, logvar_p, mu_q, logvar_q: as in ``kl_normal``.
+        order: positive and finite; 1 is the KL divergence.
+
+    Returns:
+        Nats, broadcast shape; ``inf`` where v* is not positive, which happens for orders above 1
+        if p is the wider of the two.
+
+    Raises:
+        ValueError: ``order`` is not positive and finite.
+    """
+    check_order(order)
+    ratio = logvar_p - logvar_q
+    finite = (1 - order) * torch.expm1(ratio) > -1
+    ratio = torch.where(finite, ratio, 0.0)
+    mixed = _log_mixed(ratio, order)
+    means = order * _standardised_square(mu_p - mu_q, logvar_q + mixed)
+    return torch.where(finite, 0.5 * (means + _renyi_of_widths(ratio, mixed, order)), torch.inf)
+
+
+def check_order(order: float) -> None:
+    """ValueError unless the order of a Renyi divergence of Gaussians is positive and finite."""
+    if not 0 < order < math.inf:
+        raise ValueError(f"order must be positive and finite, got {order}")
+
+
+def _log_mixed(ratio: Tensor, order: float) -> Tensor:
+    """log(order + (1 - order) exp(ratio)) = log(v* / var_q)."""
+    beta = 1 - order
+    if beta <= 0:  # finite only where beta exp(ratio) is moderate
+        return torch.log1p(beta * torch.expm1(ratio))
+    far = ratio > _FAR
+    near = torch.log1p(beta * torch.expm1(torch.where(far, 0.0, ratio)))
+    start = torch.full_like(ratio, math.log(order))
+    return torch.where(far, torch.logaddexp(start, ratio + math.log(beta)), near)
+
+
+def _renyi_of_widths(ratio: Tensor, mixed: Tensor, order: float) -> Tensor:
+    """mixed / (1 - order) - ratio: both begin with exp(ratio) - 1, taken out where it dominates."""
+    beta = 1 - order
+    if beta == 0:
+        return expm1_minus_x(ratio)
+    close = ratio.abs() < 1
+    small = expm1_minus_x(torch.where(close, ratio, 0.0))
+    rest = expm1_minus_x(torch.where(close, mixed, 0.0)) / beta
+    return torch.where(close, small - rest, mixed / beta - ratio)
+
+
+def bhattacharyya_normal(mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor) -> Tensor:
+    """Bhattacharyya distance -log of the integral of sqrt(p q), per dimension; symmetric.
+
+    Half the Renyi divergence of order 1/2. Arguments and shapes as in ``kl_normal``; nats.
+    """
+    return 0.5 * renyi_normal(mu_p, logvar_p, mu_q, logvar_q, order=0.5)
+
+
+def squared_hellinger_normal(
+    mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor
+) -> Tensor:
+    """H**2 = 1 - integral of sqrt(p q), in [0, 1], of two diagonal Gaussians [..., d] -> [...].
+
+    Not a sum over dimensions (1 - H**2 is a product), so the last dimension is the Gaussians'.
+    """
+    return -torch.expm1(-bhattacharyya_normal(mu_p, logvar_p, mu_q, logvar_q).sum(-1))
+
+
+def squared_wasserstein2_normal(
+    mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor
+) -> Tensor:
+    """W2**2 = (mu_p - mu_q)**2 + (sd_p - sd_q)**2, per dimension; arguments as in ``kl_normal``.
+
+    In squared units of x, not nats; the sum over dimensions is W2**2 of the diagonal Gaussians.
+    """
+    # sd_p - sd_q, without cancellation
+    widths = 2 * torch.exp(0.25 * (logvar_p + logvar_q)) * torch.sinh(0.25 * (logvar_p - logvar_q))
+    return (mu_p - mu_q).square() + widths.square()

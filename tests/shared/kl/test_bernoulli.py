@@ -138,3 +138,13 @@ def test_first_and_second_derivatives():
     for function, inputs in ((kl_bernoulli, (p, q)), (bernoulli_log_prob, (x, q))):
         assert torch.autograd.gradcheck(function, inputs)
         assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("logit", [-3.0, 0.0, 1.5, 12.0])
+def test_the_second_derivative_where_both_are_equal_is_the_fisher_information(logit):
+    """s (1 - s); a clamp at 0 would make it 0."""
+    p = torch.tensor(logit, dtype=torch.float64)
+    s = p.sigmoid()
+    for moved in (lambda x: kl_bernoulli(p, x), lambda x: kl_bernoulli(x, p)):
+        hessian = torch.autograd.functional.hessian(moved, p)
+        torch.testing.assert_close(hessian, s * (1 - s), rtol=1e-9, atol=0)
