@@ -66,6 +66,13 @@ def lifted(value: Tensor) -> Tensor:
     return value - value.detach().clamp(max=0)
 
 
+def safe_root(x: Tensor, order: float = 2.0) -> Tensor:
+    """x^(1 / order) with gradient 0 at 0, where the derivative is infinite."""
+    positive = x > 0
+    root = torch.where(positive, x, 1.0).pow(1 / order)
+    return torch.where(positive, root, x.detach().sqrt())  # 0, and NaN for what has no root
+
+
 def fit_mask(mask: Tensor, shape: torch.Size, name: str) -> Tensor:
     """The mask, expanded to ``shape``; ValueError naming it if it is not bool or does not fit."""
     if mask.dtype != torch.bool:
@@ -101,3 +108,41 @@ def broadcast(name_a: str, a: Tensor, name_b: str, b: Tensor) -> tuple[Tensor, T
             "do not broadcast"
         ) from None
     return a.to(dtype), b.to(dtype)
+
+
+def categories_last(name: str, tensor: Tensor, dim: int) -> Tensor:
+    """The tensor with its event dimension last.
+
+    Raises:
+        ValueError: no such dimension, or it is empty.
+    """
+    if tensor.dim() == 0 or not -tensor.dim() <= dim < tensor.dim():
+        raise ValueError(f"{name} of shape {list(tensor.shape)} has no dimension {dim}")
+    if tensor.shape[dim] == 0:
+        raise ValueError(f"{name} of shape {list(tensor.shape)} has no categories")
+    return tensor.movedim(dim, -1)
+
+
+def check_temperature(temperature: float) -> None:
+    if not temperature > 0 or temperature == float("inf"):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+
+
+def check_probs(name: str, probs: Tensor) -> None:
+    """ValueError naming the argument unless every row is a probability vector (a pass or three)."""
+    if not bool(torch.isfinite(probs).all()):
+        raise ValueError(f"{name} has values that are not finite")
+    if bool((probs < 0).any()):
+        raise ValueError(f"{name} has negative values, the least is {probs.min().item():g}")
+    tolerance = 1e-4 if probs.dtype != torch.float64 else 1e-8
+    error = (probs.sum(-1) - 1).abs().max().item() if probs.numel() else 0.0
+    if error > tolerance:
+        raise ValueError(f"{name} is not normalised: a sum is off 1 by {error:g}")
+
+
+def check_logits(name: str, logits: Tensor) -> None:
+    """ValueError naming the argument if a value is NaN or +inf, or a row is -inf throughout."""
+    if bool((logits.isnan() | (logits == torch.inf)).any()):
+        raise ValueError(f"{name} has values that are NaN or +inf")
+    if bool((logits == -torch.inf).all(-1).any()):
+        raise ValueError(f"{name} has a row without any category above -inf")

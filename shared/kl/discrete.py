@@ -31,7 +31,7 @@ from typing import TypedDict, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from shared.kl.conventions import Reduction, Unit, check_reduction, convert, reduce
+from shared.kl.conventions import Reduction, Unit, check_reduction, convert, reduce, safe_root
 from shared.kl.pairs import (
     Pair,
     Single,
@@ -97,7 +97,12 @@ def js(pair: Pair, weight: float) -> Tensor:
     p_larger = d >= 0
     minus = torch.where(p_larger, -d, d)  # log smaller - log larger
     share = torch.where(p_larger, p.new_tensor(1 - weight), weight)  # of the smaller in m
-    larger_to_m = torch.log1p(share * torch.expm1(minus))  # log m - log larger
+    own = torch.where(p_larger, p.new_tensor(weight), 1 - weight)
+    # log m - log larger = log(own + share exp(minus)), written twice so that neither cancels
+    close = minus > -1
+    near = torch.log1p(share * torch.expm1(torch.where(close, minus, 0.0)))
+    far = torch.log(own + share * torch.where(close, -torch.inf, minus).exp())
+    larger_to_m = torch.where(close, near, far)
     smaller_to_m = larger_to_m - minus
     p_to_m = torch.where(p_larger, larger_to_m, smaller_to_m)
     q_to_m = torch.where(p_larger, smaller_to_m, larger_to_m)
@@ -113,14 +118,10 @@ def js(pair: Pair, weight: float) -> Tensor:
 def _js_distance(unit: Unit) -> Callable[[Pair], Tensor]:
     """The root of the divergence in the given unit, with gradient 0 where the two are equal."""
 
-    def root(pair: Pair) -> Tensor:
-        x = convert(js(pair, 0.5), "nats", unit)
-        return torch.where(x > 0, torch.where(x > 0, x, 1.0).sqrt(), 0.0)
-
-    return root
+    return lambda pair: safe_root(convert(js(pair, 0.5), "nats", unit))
 
 
-def _apply(
+def apply_formula(
     formula: Callable[[Made], Tensor],
     make: Callable[..., Made],
     distributions: tuple[Tensor, ...],
@@ -147,12 +148,12 @@ def _check_weight(weight: float) -> None:
 
 def entropy_from_probs(p: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
     """H(p) = -sum p log p, with 0 log 0 = 0."""
-    return _apply(entropy, single_from_probs, (p,), options)
+    return apply_formula(entropy, single_from_probs, (p,), options)
 
 
 def entropy_from_logits(logits: Tensor, **options: Unpack[LogitsOptions]) -> Tensor:
     """H(softmax(logits / temperature))."""
-    return _apply(entropy, single_from_logits, (logits,), options)
+    return apply_formula(entropy, single_from_logits, (logits,), options)
 
 
 def kl_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
@@ -165,7 +166,7 @@ def kl_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tens
     The gradients are log(p / q) and 1 - p / q: on the simplex the same as those of
     sum p log(p / q), whose extra constants point out of it.
     """
-    return _apply(kl, pair_from_probs, (p, q), options)
+    return apply_formula(kl, pair_from_probs, (p, q), options)
 
 
 def kl_from_logits(p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsOptions]) -> Tensor:
@@ -176,31 +177,31 @@ def kl_from_logits(p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsO
     respect to q_logits is (q - p) / T, the Hessian at p = q the Fisher matrix
     (diag(p) - p p^T) / T^2.
     """
-    return _apply(kl, pair_from_logits, (p_logits, q_logits), options)
+    return apply_formula(kl, pair_from_logits, (p_logits, q_logits), options)
 
 
 def cross_entropy_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
     """H(p, q) = -sum p log q = H(p) + D(p || q)."""
-    return _apply(cross_entropy, pair_from_probs, (p, q), options)
+    return apply_formula(cross_entropy, pair_from_probs, (p, q), options)
 
 
 def cross_entropy_from_logits(
     p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsOptions]
 ) -> Tensor:
     """H(p, q) of two softmaxes."""
-    return _apply(cross_entropy, pair_from_logits, (p_logits, q_logits), options)
+    return apply_formula(cross_entropy, pair_from_logits, (p_logits, q_logits), options)
 
 
 def jeffreys_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
     """D(p || q) + D(q || p) (Jeffreys 1946), without a half; its root is no metric."""
-    return _apply(jeffreys, pair_from_probs, (p, q), options)
+    return apply_formula(jeffreys, pair_from_probs, (p, q), options)
 
 
 def jeffreys_from_logits(
     p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsOptions]
 ) -> Tensor:
     """D(p || q) + D(q || p) of two softmaxes."""
-    return _apply(jeffreys, pair_from_logits, (p_logits, q_logits), options)
+    return apply_formula(jeffreys, pair_from_logits, (p_logits, q_logits), options)
 
 
 def js_from_probs(
@@ -214,7 +215,7 @@ def js_from_probs(
         ValueError: ``weight`` (that of p) is not strictly between 0 and 1.
     """
     _check_weight(weight)
-    return _apply(lambda pair: js(pair, weight), pair_from_probs, (p, q), options)
+    return apply_formula(lambda pair: js(pair, weight), pair_from_probs, (p, q), options)
 
 
 def js_from_logits(
@@ -222,7 +223,9 @@ def js_from_logits(
 ) -> Tensor:
     """The Jensen-Shannon divergence of two softmaxes; ``weight`` is that of p."""
     _check_weight(weight)
-    return _apply(lambda pair: js(pair, weight), pair_from_logits, (p_logits, q_logits), options)
+    return apply_formula(
+        lambda pair: js(pair, weight), pair_from_logits, (p_logits, q_logits), options
+    )
 
 
 def js_distance_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
@@ -231,7 +234,7 @@ def js_distance_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]
     In bits it is the root of the divergence in bits.
     """
     formula = _js_distance(options.pop("unit", "nats"))
-    return _apply(formula, pair_from_probs, (p, q), options)
+    return apply_formula(formula, pair_from_probs, (p, q), options)
 
 
 def js_distance_from_logits(
@@ -239,4 +242,4 @@ def js_distance_from_logits(
 ) -> Tensor:
     """The Jensen-Shannon metric of two softmaxes."""
     formula = _js_distance(options.pop("unit", "nats"))
-    return _apply(formula, pair_from_logits, (p_logits, q_logits), options)
+    return apply_formula(formula, pair_from_logits, (p_logits, q_logits), options)

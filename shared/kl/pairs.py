@@ -10,7 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shared.kl.conventions import broadcast, check_floating, fit_mask
+from shared.kl.conventions import (
+    broadcast,
+    categories_last,
+    check_floating,
+    check_logits,
+    check_probs,
+    check_temperature,
+    fit_mask,
+)
 from shared.kl.gaussian import expm1_minus_x
 
 _FAR = 20.0  # nats; from there on log-sum-exp differences have all digits, and exp might overflow
@@ -33,44 +41,6 @@ class Pair(NamedTuple):
     p_only: Tensor  # bool: q = 0 < p, where D(p || q) is infinite
     q_only: Tensor  # bool: p = 0 < q
     kl: Tensor | None = None  # [...], where it is known better than as a sum of terms
-
-
-def categories_last(name: str, tensor: Tensor, dim: int) -> Tensor:
-    """The tensor with its event dimension last.
-
-    Raises:
-        ValueError: no such dimension, or it is empty.
-    """
-    if tensor.dim() == 0 or not -tensor.dim() <= dim < tensor.dim():
-        raise ValueError(f"{name} of shape {list(tensor.shape)} has no dimension {dim}")
-    if tensor.shape[dim] == 0:
-        raise ValueError(f"{name} of shape {list(tensor.shape)} has no categories")
-    return tensor.movedim(dim, -1)
-
-
-def check_temperature(temperature: float) -> None:
-    if not temperature > 0 or temperature == float("inf"):
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
-
-
-def check_probs(name: str, probs: Tensor) -> None:
-    """ValueError naming the argument unless every row is a probability vector (a pass or three)."""
-    if not bool(torch.isfinite(probs).all()):
-        raise ValueError(f"{name} has values that are not finite")
-    if bool((probs < 0).any()):
-        raise ValueError(f"{name} has negative values, the least is {probs.min().item():g}")
-    tolerance = 1e-4 if probs.dtype != torch.float64 else 1e-8
-    error = (probs.sum(-1) - 1).abs().max().item() if probs.numel() else 0.0
-    if error > tolerance:
-        raise ValueError(f"{name} is not normalised: a sum is off 1 by {error:g}")
-
-
-def check_logits(name: str, logits: Tensor) -> None:
-    """ValueError naming the argument if a value is NaN or +inf, or a row is -inf throughout."""
-    if bool((logits.isnan() | (logits == torch.inf)).any()):
-        raise ValueError(f"{name} has values that are NaN or +inf")
-    if bool((logits == -torch.inf).all(-1).any()):
-        raise ValueError(f"{name} has a row without any category above -inf")
 
 
 def _fit_support(support: Tensor, dim: int, shape: torch.Size) -> Tensor:
@@ -120,16 +90,28 @@ def safe_log(p: Tensor) -> Tensor:
     return torch.where(p > 0, p, 1.0).log()
 
 
-def log_normaliser(a: Tensor) -> Tensor:
-    """log sum exp over the last dimension, [..., 1], and right to rounding next to the maximum.
-
-    A sum of 1 + 1e-9 is 1 in float32; the largest term is therefore taken out and log1p applied to
-    the rest, so that a nearly certain outcome keeps the digits of its log-probability.
-    """
+def _taken_out(a: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum [..., 1] and log sum exp less the maximum [..., 1], over the last dimension."""
     index = a.argmax(-1, keepdim=True)
     top = a.gather(-1, index)
     rest = (a - top).exp().scatter(-1, index, 0.0).sum(-1, keepdim=True)
-    return top + torch.log1p(rest)
+    return top, torch.log1p(rest)
+
+
+def log_normaliser(a: Tensor) -> Tensor:
+    """log sum exp over the last dimension, [..., 1]."""
+    top, rest = _taken_out(a)
+    return top + rest
+
+
+def log_softmax(a: Tensor) -> Tensor:
+    """a - log sum exp, with all digits where an outcome is nearly certain or all logits are large.
+
+    The maximum and log1p of the rest are subtracted one after the other: their sum would round
+    1e4 + 0.7, or 20 + 1e-9, and with it every probability.
+    """
+    top, rest = _taken_out(a)
+    return torch.where(a > -torch.inf, (a - top) - rest, -torch.inf)
 
 
 def single_from_probs(
@@ -157,7 +139,7 @@ def single_from_logits(
     """A softmax and its logarithms."""
     a = _ready_logits("logits", logits, dim, temperature, support, mask, validate)
     allowed = a > -torch.inf
-    log_p = torch.where(allowed, a - log_normaliser(a), -torch.inf)
+    log_p = log_softmax(a)
     return Single(log_p.exp(), torch.where(allowed, log_p, 0.0))
 
 
@@ -181,6 +163,14 @@ def pair_from_probs(
     apart = torch.where(near, 1.0, a).log() - torch.where(near, 1.0, b).log()
     d = torch.where(near, quotient.log1p(), apart)
     return Pair(p, q, safe_log(p), d, p_only=(p > 0) & (q == 0), q_only=(p == 0) & (q > 0))
+
+
+@torch.no_grad()
+def _lost_in_difference(a: Tensor, b: Tensor) -> Tensor:
+    """The rounding error of a - b, exactly (Knuth's two-sum): much, where b is a shifted a."""
+    u = a - b
+    minus_b = u - a
+    return (a - (u - minus_b)) - (b + minus_b)
 
 
 def pair_from_logits(
@@ -207,22 +197,32 @@ def pair_from_logits(
     b = _ready_logits("q_logits", q_logits, dim, temperature, support, mask, validate)
     in_p, in_q = a > -torch.inf, b > -torch.inf
     both, p_only, q_only = in_p & in_q, in_p & ~in_q, in_q & ~in_p
-    log_z_a, log_z_b = log_normaliser(a), log_normaliser(b)
-    log_p = torch.where(in_p, a - log_z_a, -torch.inf)
-    p, q = log_p.exp(), torch.where(in_q, b - log_z_b, -torch.inf).exp()
-    u = torch.where(both, a, 0.0) - torch.where(both, b, 0.0)
+    log_p, log_q = log_softmax(a), log_softmax(b)
+    p, q = log_p.exp(), log_q.exp()
+    a, b = torch.where(both, a, 0.0), torch.where(both, b, 0.0)
+    u = a - b
+    # Three steps: a shift of all logits is taken out exactly, and p sums to one but for rounding,
+    # which the size of what is averaged multiplies.
+    seen = both & (p > 0)
+    index = torch.where(both, log_p, -torch.inf).argmax(-1, keepdim=True)
+    lost = _lost_in_difference(a, b)
+    u = (u - u.gather(-1, index)) + (lost - lost.gather(-1, index))
+    u = torch.where(seen, u, 0.0)
+    first = (p * u).sum(-1, keepdim=True)
+    u = torch.where(seen, u - first, 0.0)
     c = (p * u).sum(-1, keepdim=True)
-    far = c + log_z_b - log_z_a  # KL(p || q), if q misses no part of p
+    apart = torch.where(both, log_p, 0.0) - torch.where(both, log_q, 0.0)
+    far = first + c + apart.gather(-1, index)  # KL(p || q), if q misses no part of p
     by_terms = (far.detach() < _FAR) & ~p_only.any(-1, keepdim=True)
-    # E_p[exp(-w) - 1 + w]; where -w is large, p exp(-w) is the exponential of a sum of logits.
-    w = torch.where(by_terms & both, u - c, 0.0)
-    close = w > -1
+    # E_p[exp(-w) - 1 + w]; where -w is large, p exp(-w) is q exp(KL).
+    w = torch.where(by_terms & seen, u - c, 0.0)
+    close = seen & (w > -1)
     small = p * expm1_minus_x(-torch.where(close, w, 0.0))
-    from_logits = by_terms & in_q & ~(close & in_p)
-    large = torch.where(from_logits, b + (c - log_z_a), -torch.inf).exp() - p * (1 - w)
-    terms = torch.where(from_logits, large, torch.where(in_p, small, 0.0))
+    from_logits = by_terms & in_q & ~close
+    large = torch.where(from_logits, log_q + far, -torch.inf).exp() - p * (1 - w)
+    terms = torch.where(from_logits, large, torch.where(close, small, 0.0))
     kl = torch.where(by_terms, terms.sum(-1, keepdim=True).log1p(), far)
-    d = torch.where(both, u - c + kl, 0.0)
+    d = torch.where(by_terms & seen, u - c + kl, apart)
     log_p = torch.where(in_p, log_p, 0.0)
     return Pair(p, q, log_p, d, p_only, q_only, kl.squeeze(-1))
 

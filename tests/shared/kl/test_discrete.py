@@ -235,6 +235,8 @@ def test_js_weight():
     torch.testing.assert_close(
         js_from_logits(a, b, 1 - w) / w, kl_from_logits(b, a), rtol=1e-4, atol=0
     )
+    small, wide = js_from_logits(a.float(), b.float(), 1e-6), js_from_logits(a, b, 1e-6)
+    torch.testing.assert_close(small.double(), wide, rtol=1e-5, atol=0)
     disjoint = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
     entropy = -(0.2 * math.log(0.2) + 0.8 * math.log(0.8))
     assert js_from_probs(*disjoint, 0.2).item() == pytest.approx(entropy, rel=1e-6)

@@ -236,6 +236,37 @@ def test_small_divergences_over_a_large_vocabulary_in_float32(spread, logits, to
     assert (value >= 0).all()
 
 
+@pytest.mark.parametrize(("to_p", "to_q"), [(1e3, 0.0), (1e4, 1e4), (0.0, -1e4)])
+def test_a_shift_of_all_logits_changes_nothing_in_float32(to_p, to_q):
+    """A probability that is right to 1e-7 and not normalised, times a shift of 1e4, is not."""
+    generator = torch.Generator().manual_seed(0)
+    a = 3 * torch.randn(4, 49152, generator=generator)
+    b = a + 0.1 * torch.randn(4, 49152, generator=generator)
+    a, b = a + to_p, b + to_q
+    truth = kl_from_logits(a.double(), b.double())
+    assert ((kl_from_logits(a, b) - truth) / truth).abs().max() < 1e-6
+    far, near = torch.tensor([1e6, 1e6 + 1]), torch.tensor([0.0, 1.0])
+    assert kl_from_logits(far, near) < 1e-14
+    truth = entropy_from_logits(near.double()).item()
+    assert entropy_from_logits(far).item() == pytest.approx(truth, rel=1e-6)
+
+
+def test_the_least_number_as_a_mask_gives_no_nan():
+    """Some write it instead of -inf. Then q has no probability and is still not infinite."""
+    least = torch.finfo(torch.float32).min
+    for p, q in (
+        ([least, 0, 1], [0, 1, 2]),
+        ([0, 1, 2], [least, 0, 1]),
+        ([least, 1, 2], [1, 0, least]),
+    ):
+        for function in FROM_LOGITS:
+            value, _ = graded(function, p, q)
+            assert value >= 0
+    masked, _ = graded(kl_from_logits, [least, 0, 1], [least, 2, 2])
+    dropped, _ = graded(kl_from_logits, [-INF, 0, 1], [-INF, 2, 2])
+    assert masked.item() == pytest.approx(dropped.item(), rel=1e-6)
+
+
 def test_gradient_of_a_small_divergence_in_float32():
     generator = torch.Generator().manual_seed(0)
     a = 3 * torch.randn(4, 49152, generator=generator)
