@@ -1,31 +1,208 @@
-"""The KL toolbox: pure functions on tensors, in nats, with D(p || q) written as ``(p, q)``.
+"""The KL toolbox: functions on tensors, in nats, with D(p || q) written as ``(p, q)``.
 
-Imports torch only; knows nothing of the applications.
+Imports torch, and SciPy for one k-d tree; knows nothing of the applications. The README beside it
+says which function is for what.
 """
 
 from shared.kl.bernoulli import bernoulli_log_prob, kl_bernoulli
-from shared.kl.gaussian import kl_normal, kl_standard_normal, normal_log_prob
-from shared.kl.importance import (
-    effective_sample_size,
-    importance_weighted_bound,
-    log_mean_exp,
+from shared.kl.bounds import (
+    bretagnolle_huber,
+    js_from_total_variation,
+    kl_above_hellinger,
+    kl_above_total_variation,
+    kl_below_chi2,
+    pinsker,
+    total_variation_from_hellinger,
 )
-from shared.kl.schedules import capacity_penalty, cyclical, free_bits, linear
+from shared.kl.controllers import AdaptiveKL, PPOPenalty, kl_early_stop
+from shared.kl.conventions import Reduction, Unit, convert, reduce
+from shared.kl.discrete import (
+    cross_entropy_from_logits,
+    cross_entropy_from_probs,
+    entropy_from_logits,
+    entropy_from_probs,
+    jeffreys_from_logits,
+    jeffreys_from_probs,
+    js_distance_from_logits,
+    js_distance_from_probs,
+    js_from_logits,
+    js_from_probs,
+    kl_from_logits,
+    kl_from_probs,
+)
+from shared.kl.distributions import kl_divergence
+from shared.kl.divergences import (
+    FDivergence,
+    f_divergence_from_logits,
+    f_divergence_from_probs,
+    neyman_chi2_from_logits,
+    neyman_chi2_from_probs,
+    pearson_chi2_from_logits,
+    pearson_chi2_from_probs,
+    squared_hellinger_from_logits,
+    squared_hellinger_from_probs,
+    total_variation_from_logits,
+    total_variation_from_probs,
+)
+from shared.kl.estimate import KLEstimate, TermSummary, summarise_terms
+from shared.kl.estimators import (
+    kl_loss,
+    log_ratio_estimator,
+    rao_blackwell_kl,
+    reparameterized_kl,
+    sequence_kl_surrogate,
+)
+from shared.kl.fused import chunked_js, chunked_kl
+from shared.kl.fused_linear import fused_linear_js, fused_linear_kl
+from shared.kl.gaussian import (
+    bhattacharyya_normal,
+    kl_normal,
+    kl_standard_normal,
+    normal_log_prob,
+    renyi_normal,
+    squared_hellinger_normal,
+    squared_wasserstein2_normal,
+)
+from shared.kl.gaussian_full import (
+    bhattacharyya_mvn,
+    kl_mvn,
+    kl_mvn_from_scale_tril,
+    renyi_mvn,
+    squared_hellinger_mvn,
+    squared_wasserstein2_mvn,
+)
+from shared.kl.importance import effective_sample_size, importance_weighted_bound, log_mean_exp
+from shared.kl.information import (
+    mutual_information_from_logits,
+    mutual_information_from_probs,
+    perplexity,
+    perplexity_from_logits,
+    perplexity_from_probs,
+    pointwise_kl_from_logits,
+    pointwise_kl_from_probs,
+)
+from shared.kl.knn import kl_knn
+from shared.kl.renyi import alpha_from_logits, alpha_from_probs, renyi_from_logits, renyi_from_probs
+from shared.kl.schedules import (
+    Annealing,
+    capacity_penalty,
+    constant,
+    cosine,
+    cyclical,
+    free_bits,
+    linear,
+)
+from shared.kl.topk import kl_topk
 from shared.kl.total_correlation import KLDecomposition, decompose_kl
+from shared.kl.transport import sinkhorn_divergence, wasserstein_1d
+from shared.kl.variational import (
+    Critic,
+    MINEState,
+    dv_bound,
+    infonce_bound,
+    mine_loss,
+    nwj_bound,
+    smile_bound,
+)
 
 __all__ = [
+    "AdaptiveKL",
+    "Annealing",
+    "Critic",
+    "FDivergence",
     "KLDecomposition",
+    "KLEstimate",
+    "MINEState",
+    "PPOPenalty",
+    "Reduction",
+    "TermSummary",
+    "Unit",
+    "alpha_from_logits",
+    "alpha_from_probs",
     "bernoulli_log_prob",
+    "bhattacharyya_mvn",
+    "bhattacharyya_normal",
+    "bretagnolle_huber",
     "capacity_penalty",
+    "chunked_js",
+    "chunked_kl",
+    "constant",
+    "convert",
+    "cosine",
+    "cross_entropy_from_logits",
+    "cross_entropy_from_probs",
     "cyclical",
     "decompose_kl",
+    "dv_bound",
     "effective_sample_size",
+    "entropy_from_logits",
+    "entropy_from_probs",
+    "f_divergence_from_logits",
+    "f_divergence_from_probs",
     "free_bits",
+    "fused_linear_js",
+    "fused_linear_kl",
     "importance_weighted_bound",
+    "infonce_bound",
+    "jeffreys_from_logits",
+    "jeffreys_from_probs",
+    "js_distance_from_logits",
+    "js_distance_from_probs",
+    "js_from_logits",
+    "js_from_probs",
+    "js_from_total_variation",
+    "kl_above_hellinger",
+    "kl_above_total_variation",
+    "kl_below_chi2",
     "kl_bernoulli",
+    "kl_divergence",
+    "kl_early_stop",
+    "kl_from_logits",
+    "kl_from_probs",
+    "kl_knn",
+    "kl_loss",
+    "kl_mvn",
+    "kl_mvn_from_scale_tril",
     "kl_normal",
     "kl_standard_normal",
+    "kl_topk",
     "linear",
     "log_mean_exp",
+    "log_ratio_estimator",
+    "mine_loss",
+    "mutual_information_from_logits",
+    "mutual_information_from_probs",
+    "neyman_chi2_from_logits",
+    "neyman_chi2_from_probs",
     "normal_log_prob",
+    "nwj_bound",
+    "pearson_chi2_from_logits",
+    "pearson_chi2_from_probs",
+    "perplexity",
+    "perplexity_from_logits",
+    "perplexity_from_probs",
+    "pinsker",
+    "pointwise_kl_from_logits",
+    "pointwise_kl_from_probs",
+    "rao_blackwell_kl",
+    "reduce",
+    "renyi_from_logits",
+    "renyi_from_probs",
+    "renyi_mvn",
+    "renyi_normal",
+    "reparameterized_kl",
+    "sequence_kl_surrogate",
+    "sinkhorn_divergence",
+    "smile_bound",
+    "squared_hellinger_from_logits",
+    "squared_hellinger_from_probs",
+    "squared_hellinger_mvn",
+    "squared_hellinger_normal",
+    "squared_wasserstein2_mvn",
+    "squared_wasserstein2_normal",
+    "summarise_terms",
+    "total_variation_from_hellinger",
+    "total_variation_from_logits",
+    "total_variation_from_probs",
+    "wasserstein_1d",
 ]

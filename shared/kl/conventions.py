@@ -146,3 +146,9 @@ def check_logits(name: str, logits: Tensor) -> None:
         raise ValueError(f"{name} has values that are NaN or +inf")
     if bool((logits == -torch.inf).all(-1).any()):
         raise ValueError(f"{name} has a row without any category above -inf")
+
+
+def check_weight(weight: float) -> None:
+    """ValueError unless the weight of a mixture is strictly between 0 and 1."""
+    if not 0 < weight < 1:
+        raise ValueError(f"weight must lie strictly between 0 and 1, got {weight}")

@@ -31,7 +31,15 @@ from typing import TypedDict, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from shared.kl.conventions import Reduction, Unit, check_reduction, convert, reduce, safe_root
+from shared.kl.conventions import (
+    Reduction,
+    Unit,
+    check_reduction,
+    check_weight,
+    convert,
+    reduce,
+    safe_root,
+)
 from shared.kl.pairs import (
     Pair,
     Single,
@@ -138,11 +146,6 @@ def apply_formula(
     )
 
 
-def _check_weight(weight: float) -> None:
-    if not 0 < weight < 1:
-        raise ValueError(f"weight must lie strictly between 0 and 1, got {weight}")
-
-
 # The functions. Shapes: [..., categories] -> [...], and see the module's docstring.
 
 
@@ -214,7 +217,7 @@ def js_from_probs(
     Raises:
         ValueError: ``weight`` (that of p) is not strictly between 0 and 1.
     """
-    _check_weight(weight)
+    check_weight(weight)
     return apply_formula(lambda pair: js(pair, weight), pair_from_probs, (p, q), options)
 
 
@@ -222,7 +225,7 @@ def js_from_logits(
     p_logits: Tensor, q_logits: Tensor, weight: float = 0.5, **options: Unpack[LogitsOptions]
 ) -> Tensor:
     """The Jensen-Shannon divergence of two softmaxes; ``weight`` is that of p."""
-    _check_weight(weight)
+    check_weight(weight)
     return apply_formula(
         lambda pair: js(pair, weight), pair_from_logits, (p_logits, q_logits), options
     )
