@@ -27,7 +27,7 @@ endif
 # A resumed run brings its preset and seed with it.
 TRAIN_ARGS = $(if $(RESUME),--resume $(RESUME),$(PRESET) $(if $(SEED),--seed $(SEED))) $(ARGS)
 
-.PHONY: help setup data train-vae eval-vae sample-vae reproduce-vae bench-vae tables test lint clean
+.PHONY: help setup data train-vae eval-vae sample-vae reproduce-vae bench-vae demo-kl bench-kl tables test lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -66,6 +66,12 @@ bench-vae: $(MNIST)  ## speed against the PyTorch example and pythae
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -r requirements-bench.txt -c constraints.txt
 	$(BIN)/python -m vae.bench $(ARGS)
+
+demo-kl: $(READY)  ## what the direction of a KL does: tables and a picture in runs/demo-kl
+	$(BIN)/python -m shared.demo_kl $(ARGS)
+
+bench-kl: $(READY)  ## time, memory and precision of KLs of language-model logits
+	$(BIN)/python -m shared.bench_kl --results shared/kl/results $(ARGS)
 
 tables: $(READY)  ## write the tables of the READMEs anew from the committed results
 	$(BIN)/python -m shared.results

@@ -2,7 +2,8 @@
 
 One Gaussian is fitted to a target with two modes, 1/2 N(-s, 1) + 1/2 N(s, 1), in both directions;
 the divergences of a coin and of a forecast are worked out; two distributions are moved apart until
-they do not overlap. Nothing is sampled: integrals are sums over a grid in float64.
+they do not overlap; and the edges are shown at which torch's own functions are wrong. Nothing is
+sampled: integrals are sums over a grid in float64.
 """
 
 import math
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from shared import cli
+from shared import cli, demo_kl_edges
 from shared.demo_kl_picture import draw
 from shared.environment import describe
 from shared.kl.discrete import (
@@ -205,6 +206,7 @@ def main() -> None:
         "demo.json": (FIT_COLUMNS, fit_table(SEPARATIONS)),
         "demo_numbers.json": (NUMBER_COLUMNS, number_table()),
         "demo_shifts.json": (SHIFT_COLUMNS, shift_table()),
+        "demo_edges.json": (demo_kl_edges.COLUMNS, demo_kl_edges.edge_table()),
     }
     for name, (columns, rows) in tables.items():
         print(markdown({"columns": describe_columns(columns), "rows": rows}))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared.kl.conventions import Reduction, check_floating, check_reduction, fit_mask, reduce
+from shared.kl.conventions import Reduction, check_floating, check_reduction, fit_mask
 from shared.kl.rows import Divergence, divergence_of_rows, js_rows, kl_rows
 
 
@@ -121,11 +121,23 @@ def _chunked(
     )
     if inplace and student is not None:
         _check_inplace(("p_logits", "q_logits")[student], (p_logits, q_logits)[student])
+    weight = _weight(reduction, shape, rows)
     values: Tensor = _Rows.apply(
         *(logits.reshape(-1, logits.shape[-1]) for logits in (p_logits, q_logits)),
-        divergence, student, rows, inplace,
+        divergence, student, rows, weight, inplace,
     )  # fmt: skip
-    return reduce(values.view(shape), mask, reduction)
+    return values.view(shape) if reduction == "none" else values.sum()
+
+
+def _weight(reduction: Reduction, shape: torch.Size, rows: Tensor | None) -> float:
+    """What every value is multiplied by: known at once, it saves backward a pass over memory."""
+    match reduction:
+        case "batchmean":
+            return 1 / max(shape[0], 1) if shape else 1.0
+        case "positionmean":
+            return 1 / max(shape.numel() if rows is None else len(rows), 1)
+        case _:
+            return 1.0
 
 
 def _check_inplace(name: str, logits: Tensor) -> None:
@@ -151,23 +163,31 @@ class _Rows(torch.autograd.Function):
         divergence: Divergence,
         student: int | None,
         rows: Tensor | None,
+        weight: float,
         inplace: bool,
     ) -> Tensor:
         if student is None:
-            return divergence_of_rows(divergence, p_logits, q_logits, rows=rows)
+            return weight * divergence_of_rows(divergence, p_logits, q_logits, rows=rows)
         logits = (p_logits, q_logits)[student]
         # detach() shares the version counter, so that autograd notices who kept these logits.
         gradient = logits.detach() if inplace else torch.empty_like(logits)
-        values = divergence_of_rows(divergence, p_logits, q_logits, student, gradient, rows)
-        ctx.student, ctx.temperature = student, divergence.temperature
+        factor = weight / divergence.temperature
+        values = divergence_of_rows(divergence, p_logits, q_logits, student, gradient, rows, factor)
+        ctx.student, ctx.given = student, False
         ctx.save_for_backward(gradient)
-        return values
+        return weight * values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.given:
+            raise RuntimeError(
+                "the gradient of a chunked divergence exists once: no second backward"
+            )
+        ctx.given = True
         (gradient,) = ctx.saved_tensors
-        gradient.mul_((upstream / ctx.temperature).unsqueeze(-1).to(gradient.dtype))
-        grads: list[Tensor | None] = [None] * 6
+        if upstream.is_cuda or not bool((upstream == 1).all()):
+            gradient.mul_(upstream.unsqueeze(-1).to(gradient.dtype))
+        grads: list[Tensor | None] = [None] * 7
         grads[ctx.student] = gradient.view(gradient.shape)
         return tuple(grads)

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree  # type: ignore[import-untyped]
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from shared.kl.conventions import Unit, check_floating, convert

@@ -41,6 +41,7 @@ def divergence_of_rows(
     student: int = 1,
     gradient: Tensor | None = None,
     rows: Tensor | None = None,
+    factor: float = 1.0,
 ) -> Tensor:
     """Values [n] of logits [n, vocabulary]; to be called without grad mode.
 
@@ -50,6 +51,7 @@ def divergence_of_rows(
             logits / T; it may be the student's logits themselves.
         rows: indices of the rows to compute. Of the others nothing is read, and value and
             gradient are 0.
+        factor: multiplies the gradient.
     """
     n, vocabulary = p_logits.shape
     dtype = torch.promote_types(p_logits.dtype, q_logits.dtype)
@@ -74,6 +76,8 @@ def divergence_of_rows(
         free = [buffer[:length] for buffer in buffers]
         job = Job(p, q, divergence.temperature, student, target, free)
         values[chunk] = divergence.kernel(job)
+        if target is not None and factor != 1:
+            target.mul_(factor)
         if gradient is not None and target is not None and not direct:
             gradient[chunk] = target if rows is None else target.to(gradient.dtype)
     return values

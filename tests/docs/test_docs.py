@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
+import shared.kl
+from shared import bench_kl, demo_kl
 from shared.checkpoint import verify_folder
 from shared.config import option, problems
 from shared.results import with_tables
@@ -15,7 +17,9 @@ from tests.helpers import ROOT
 from vae import bench, evaluate, reproduce, sample
 from vae.config import PRESETS, Config
 
-READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "vae" / "README.md"]
+READMES = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "vae/README.md", "shared/kl/README.md")
+]
 TEXT = "\n".join(path.read_text() for path in READMES)
 
 
@@ -33,7 +37,10 @@ def test_every_make_target_named_is_one():
 
 
 def test_every_option_named_is_one():
-    programs = (Config, evaluate.Options, sample.Options, bench.Options, reproduce.Options)
+    programs = (
+        Config, evaluate.Options, sample.Options, bench.Options, reproduce.Options,
+        demo_kl.Options, bench_kl.Options,
+    )  # fmt: skip
     options = {option(field.name) for kind in programs for field in fields(kind)}
     accelerates = {"--config-file", "--num-machines", "--machine-rank", "--num-processes",
                    "--main-process-ip", "--main-process-port", "--help"}  # fmt: skip
@@ -44,6 +51,19 @@ def test_every_option_named_is_one():
 def test_tables_are_made_of_the_committed_results():
     for path in READMES:
         assert with_tables(path.read_text(), ROOT) == path.read_text(), f"{path}: make tables"
+
+
+def test_every_public_function_of_the_toolbox_is_in_its_readme():
+    """By name, or as one of a pair: `kl_from_*` stands for both spellings."""
+    text = (ROOT / "shared" / "kl" / "README.md").read_text()
+    named = {
+        name for span in re.findall(r"`([^`\n]+)`", text) for name in re.findall(r"\w+\*?", span)
+    }
+    for name in shared.kl.__all__:
+        assert {name, re.sub("(probs|logits)$", "*", name)} & named, name
+    public = set(shared.kl.__all__)
+    for stem in {n[:-1] for n in named if n.endswith("_from_*") and n != "_from_*"}:
+        assert {f"{stem}probs", f"{stem}logits"} <= public, stem
 
 
 def test_every_picture_is_there():
