@@ -2,6 +2,7 @@ import itertools
 import math
 
 import numpy as np
+import ot
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from scipy.stats import norm, wasserstein_distance
 
+from shared.kl.gaussian import squared_wasserstein2_normal
+from shared.kl.gaussian_full import squared_wasserstein2_mvn
 from shared.kl.transport import sinkhorn_divergence, wasserstein_1d
 
 
@@ -310,3 +313,45 @@ def test_sinkhorn_refuses(arguments, message):
     given = {"x": torch.ones(3, 2), "y": torch.ones(2, 2), "epsilon": 1.0} | arguments
     with pytest.raises(ValueError, match=message):
         sinkhorn_divergence(**given)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_the_line_against_pot(order):
+    x, y, a, b = randn(30), randn(41, seed=1) + 0.5, weights(30), weights(41, seed=1)
+    value = wasserstein_1d(x, y, order, x_weights=a, y_weights=b).item()
+    cost = ot.wasserstein_1d(x.numpy(), y.numpy(), a.numpy(), b.numpy(), p=order)
+    assert value**order == pytest.approx(cost, rel=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [10.0, 1.0, 0.1])
+def test_sinkhorn_against_plans_of_pot(epsilon):
+    """POT's plans, with the entropy of Feydy et al. (relative to the product) put around them."""
+    x, y, a, b = randn(12, 2), randn(9, 2, seed=1) + 0.5, weights(12), weights(9, seed=1)
+
+    def cost(x, y, a, b):
+        c, product = squares(x, y).numpy(), a.outer(b).numpy()
+        plan = ot.sinkhorn(
+            a.numpy(), b.numpy(), c, epsilon, method="sinkhorn_log", numItermax=10**4, stopThr=1e-9
+        )
+        return (plan * c).sum() + epsilon * (plan * np.log(plan / product)).sum()
+
+    truth = cost(x, y, a, b) - (cost(x, x, a, a) + cost(y, y, b, b)) / 2
+    value = sinkhorn_divergence(x, y, epsilon, x_weights=a, y_weights=b, tolerance=1e-9)
+    assert value.item() == pytest.approx(truth, rel=1e-7)
+
+
+def test_wasserstein_2_of_gaussians_against_pot():
+    """Both the diagonal and the full form."""
+    a, b = randn(3, 3), randn(3, 3, seed=1)
+    mu_p, mu_q, cov_p, cov_q = a[0], b[0], a @ a.T + torch.eye(3), b @ b.T + torch.eye(3)
+    distance = ot.gaussian.bures_wasserstein_distance(
+        mu_p.numpy(), mu_q.numpy(), cov_p.numpy(), cov_q.numpy()
+    )
+    value = squared_wasserstein2_mvn(mu_p, cov_p, mu_q, cov_q).sqrt().item()
+    assert value == pytest.approx(distance, rel=1e-9)
+    var_p, var_q = cov_p.diagonal(), cov_q.diagonal()
+    distance = ot.gaussian.bures_wasserstein_distance(
+        mu_p.numpy(), mu_q.numpy(), np.diag(var_p), np.diag(var_q)
+    )
+    diagonal = squared_wasserstein2_normal(mu_p, var_p.log(), mu_q, var_q.log()).sum().sqrt()
+    assert diagonal.item() == pytest.approx(distance, rel=1e-9)
