@@ -13,6 +13,8 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/ready
 MNIST := data/MNIST/raw/t10k-labels-idx1-ubyte
+SMOLLM2 := data/smollm2-135m-instruct/manifest.json
+BROWN := data/brown.json
 
 # One process: python -m. Several: torchrun on CPUs, accelerate launch with a shipped configuration
 # on GPUs. LAUNCH is cpu, ddp, fsdp, zero2 or zero3.
@@ -27,10 +29,13 @@ endif
 # A resumed run brings its preset and seed with it.
 TRAIN_ARGS = $(if $(RESUME),--resume $(RESUME),$(PRESET) $(if $(SEED),--seed $(SEED))) $(ARGS)
 
-.PHONY: help setup data train-vae eval-vae sample-vae reproduce-vae bench-vae demo-kl bench-kl tables test lint clean
+.PHONY: help setup data train-vae eval-vae sample-vae reproduce-vae bench-vae distill eval-distill \
+  reproduce-distillation distill-lm eval-distill-lm reproduce-distill-lm bench-distill \
+  train-ppo train-trpo eval-ppo reproduce-ppo bench-rl \
+  demo-kl bench-kl tables test lint clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
 	@echo
 	@echo "variables       PRESET=smoke|default|paper  SEED=0  ARGS='--beta 4'  RESUME=runs/vae-default"
 	@echo "                NPROC=2  LAUNCH=cpu|ddp|fsdp|zero2|zero3"
@@ -45,10 +50,16 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt
 	  -r requirements.txt -r requirements-dev.txt -c constraints.txt
 	@touch $@
 
-data: $(MNIST)  ## MNIST in data/, verified
+data: $(MNIST) $(SMOLLM2) $(BROWN)  ## MNIST, SmolLM2 and the Brown corpus in data/, verified
 
 $(MNIST): | $(READY)
 	$(BIN)/python -m shared.data.mnist data
+
+$(SMOLLM2): | $(READY)
+	$(BIN)/python -m shared.data.smollm2 data
+
+$(BROWN): | $(READY)
+	$(BIN)/python -m shared.data.brown data
 
 train-vae: $(MNIST)  ## train a beta-VAE on MNIST; the result is in runs/vae-default
 	$(RUN) vae.train $(TRAIN_ARGS)
@@ -67,6 +78,44 @@ bench-vae: $(MNIST)  ## speed against the PyTorch example and pythae
 	  -r requirements-bench.txt -c constraints.txt
 	$(BIN)/python -m vae.bench $(ARGS)
 
+distill: $(MNIST)  ## a teacher, a student alone, the same distilled; runs/distillation-default
+	$(RUN) distillation.train $(TRAIN_ARGS)
+
+eval-distill: $(MNIST)  ## measure a run's networks or the committed ones
+	$(BIN)/python -m distillation.evaluate $(ARGS)
+
+reproduce-distillation: $(MNIST)  ## all runs behind the tables of distillation/README.md
+	$(BIN)/python -m distillation.reproduce $(ARGS)
+
+distill-lm: $(SMOLLM2) $(BROWN)  ## distil SmolLM2 into half of its layers; runs/distill-lm-default
+	$(RUN) distillation.lm.train $(TRAIN_ARGS)
+
+eval-distill-lm: $(SMOLLM2) $(BROWN)  ## distance from the teacher, cost, continuations
+	$(BIN)/python -m distillation.lm.evaluate $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+reproduce-distill-lm: $(SMOLLM2) $(BROWN)  ## all runs behind distillation/lm/README.md
+	$(BIN)/python -m distillation.lm.reproduce $(ARGS)
+
+bench-distill: $(READY)  ## the loss from hidden states against the naive way and TRL
+	$(BIN)/python -m distillation.lm.bench $(ARGS)
+
+train-ppo: $(READY)  ## PPO on CartPole; ARGS='--env Hopper-v5 --algo ppo-kl-adaptive'
+	OMP_NUM_THREADS=1 $(RUN) trpo_ppo.train $(TRAIN_ARGS)
+
+train-trpo: $(READY)  ## TRPO on CartPole
+	OMP_NUM_THREADS=1 $(RUN) trpo_ppo.train $(TRAIN_ARGS) $(if $(RESUME),,--algo trpo)
+
+eval-ppo: $(READY)  ## return of a run's or a committed policy, and a film of it
+	$(BIN)/python -m trpo_ppo.evaluate $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+reproduce-ppo: $(READY)  ## the PPO paper's Table 1, with TRPO beside it
+	$(BIN)/python -m trpo_ppo.reproduce $(ARGS)
+
+bench-rl: $(READY)  ## speed against Stable-Baselines3 and sb3-contrib
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-bench.txt -c constraints.txt
+	$(BIN)/python -m trpo_ppo.bench $(ARGS)
+
 demo-kl: $(READY)  ## what the direction of a KL does: tables and a picture in runs/demo-kl
 	$(BIN)/python -m shared.demo_kl $(ARGS)
 
@@ -76,7 +125,7 @@ bench-kl: $(READY)  ## time, memory and precision of KLs of language-model logit
 tables: $(READY)  ## write the tables of the READMEs anew from the committed results
 	$(BIN)/python -m shared.results
 
-test: lint $(MNIST)  ## lint and all tests
+test: lint $(MNIST) $(SMOLLM2) $(BROWN)  ## lint and all tests
 	$(BIN)/pytest $(ARGS)
 
 lint: $(READY)  ## ruff, mypy, import contracts, tables up to date

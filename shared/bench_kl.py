@@ -12,7 +12,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from shared.bench_kl_methods import HEADS, LIGER, LOGITS, METHODS, SCALES, preci
 from shared.config import Count
 from shared.environment import describe
 from shared.errors import UserError
+from shared.measured import measured
 from shared.results import describe_columns, markdown, write_result
 
 
@@ -89,20 +89,11 @@ def measure(method: str, options: Options) -> dict[str, float]:
     if options.device == "cuda":
         seconds, peak = _cuda(method, tensors)
     else:
-        seconds, peak = _cpu(method, tensors)
+        seconds, peak = measured(lambda: step(method, tensors))
     vocabulary = options.head_vocabulary if heads else options.vocabulary
     elements = positions * vocabulary
     return {"seconds": seconds, "ns_per_element": 1e9 * seconds / elements,
             "extra_memory": peak / (4 * elements)}  # fmt: skip
-
-
-def _cpu(method: str, tensors: Sequence[Tensor]) -> tuple[float, float]:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is held now
-    before = _status("VmRSS")
-    start = time.process_time()
-    step(method, tensors)
-    seconds = time.process_time() - start
-    return seconds, _status("VmHWM") - before
 
 
 def _cuda(method: str, tensors: Sequence[Tensor]) -> tuple[float, float]:
@@ -115,14 +106,6 @@ def _cuda(method: str, tensors: Sequence[Tensor]) -> tuple[float, float]:
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end) / 1000, torch.cuda.max_memory_allocated() - before
-
-
-def _status(key: str) -> float:
-    """A line of /proc/self/status, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return float(line.split()[1]) * 1024
-    raise UserError(f"/proc/self/status has no {key}: the benchmark needs Linux")
 
 
 def in_new_process(method: str, options: Options) -> dict[str, float]:

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("torch", "torchvision", "accelerate", "numpy", "safetensors")
+_PACKAGES = (
+    "torch", "torchvision", "accelerate", "transformers", "trl", "gymnasium", "mujoco", "numpy",
+    "safetensors",
+)  # fmt: skip
 
 
 def describe() -> dict[str, Any]:

@@ -1,14 +1,23 @@
 """Start of every training program: processes, device, precision, seed."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration, set_seed
+from accelerate.utils import (
+    DistributedType,
+    ProjectConfiguration,
+    broadcast_object_list,
+    set_seed,
+)
 
 from shared.config import RunConfig
 from shared.errors import UserError
 from shared.hub import check_repository
+
+T = TypeVar("T")
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
@@ -43,3 +52,20 @@ def start(config: RunConfig) -> Accelerator:
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
     set_seed(config.seed)
     return accelerator
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """Result of ``action``, called on the main process only, on every process.
+
+    What it raises for people is raised by all of them: none waits for one that has ended.
+    """
+    outcome: list[Any] = [None]
+    if accelerator.is_main_process:
+        try:
+            outcome[0] = action()
+        except (UserError, OSError) as error:
+            outcome[0] = error
+    broadcast_object_list(outcome)
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -31,6 +31,7 @@ from shared import checkpoint, folder, interrupt
 from shared.config import RunConfig
 from shared.distributed import any_process
 from shared.errors import Interrupted, UserError
+from shared.launch import on_main
 
 T = TypeVar("T")
 
@@ -60,20 +61,8 @@ class Run:
             tqdm.write(text)
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """Result of ``action``, called on the main process only, on every process.
-
-        What it raises for people is raised by all of them: none waits for one that has ended.
-        """
-        outcome: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            try:
-                outcome[0] = action()
-            except (UserError, OSError) as error:
-                outcome[0] = error
-        broadcast_object_list(outcome)
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]
+        """``shared.launch.on_main`` of this run's processes."""
+        return on_main(self.accelerator, action)
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl and hand its numbers to the trackers."""

@@ -14,10 +14,18 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
-QUIET = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+QUIET = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "",
+         "HF_HUB_OFFLINE": "1"}  # fmt: skip
 # 60 digits in batches of 25: steps 25, 25, 10; two epochs are six steps, the first ends with 3.
 TINY = ["smoke", "--train-size", "60", "--test-size", "100", "--batch-size", "25", "--epochs", "2",
         "--width", "16", "--latent", "4", "--warmup", "2", "--evaluation-samples", "2"]  # fmt: skip
+
+# The same steps for each of teacher, baseline and distilled student.
+TINY_DISTILL = [
+    "smoke", "--train-size", "60", "--test-size", "100", "--batch-size", "25", "--epochs", "2",
+    "--teacher-epochs", "2", "--warmup", "2", "--student-layers", "16",
+    "--teacher-layers", "conv-2-3-2",
+]  # fmt: skip
 
 
 @dataclass

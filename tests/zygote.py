@@ -24,26 +24,33 @@ from shared import checkpoint, cli
 from shared.run import Run
 
 PROGRAMS = {
-    name: importlib.import_module(name) for name in ("vae.train", "vae.evaluate", "vae.sample")
-}
+    name: importlib.import_module(name)
+    for name in (
+        "vae.train", "vae.evaluate", "vae.sample", "distillation.train", "distillation.evaluate",
+        "distillation.lm.train", "distillation.lm.evaluate", "trpo_ppo.train", "trpo_ppo.evaluate",
+    )
+}  # fmt: skip
 
 
-def at_step(step: int, act: Any) -> None:
-    """Call ``act(run)`` when optimiser step ``step`` has been taken but not yet counted."""
+def at_step(step: int, act: Any, folder: str = "") -> None:
+    """Call ``act(run)`` when optimiser step ``step`` has been taken but not yet counted.
+
+    ``folder``: only in the run of this folder's name.
+    """
     original = Run.stepped
 
     def stepped(self: Run, **metrics: torch.Tensor) -> None:
-        if self.step + 1 == step:
+        if self.step + 1 == step and folder in ("", self.folder.name):
             act(self)
         original(self, **metrics)
 
     Run.stepped = stepped  # type: ignore[method-assign]
 
 
-def send(name: str, step: str, rank: str = "0") -> None:
+def send(name: str, step: str, rank: str = "0", folder: str = "") -> None:
     """A signal to this process during a step."""
     if os.environ.get("RANK", "0") == rank:
-        at_step(int(step), lambda _: os.kill(os.getpid(), signal.Signals[name]))
+        at_step(int(step), lambda _: os.kill(os.getpid(), signal.Signals[name]), folder)
 
 
 def poison(step: str) -> None:

@@ -12,10 +12,11 @@ from shared import cli
 from shared.checkpoint import check_architecture, read_model
 from shared.config import Count, CountOrZero
 from shared.data.mnist import load_mnist
+from shared.data.splits import Split, split
 from shared.environment import describe
 from shared.errors import UserError
 from shared.folder import write_json
-from vae.data import Pixels, Split, split, test_view
+from vae.data import Pixels, test_view
 from vae.metrics import bound, evaluate_vae, evaluate_vib
 from vae.model import ARCHITECTURE, VAE, VIB, build
 

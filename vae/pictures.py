@@ -4,23 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from shared.errors import full_disk_is_a_user_error
+from shared.figures import COLOURS, save
 from shared.seeding import EVALUATION, generator
 from vae.metrics import encode_all
 from vae.model import VAE, VIB
-
-matplotlib.use("Agg")
-COLOURS = ("#3b6ea5", "#d1702b", "#4b8b3b", "#8b4b8b")
-
-
-def save(figure: Figure, path: Path) -> None:
-    with full_disk_is_a_user_error(path):
-        figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
 
 
 def tiles(images: Tensor, path: Path, title: str, labels: Sequence[str] = ()) -> None:

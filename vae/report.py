@@ -8,6 +8,7 @@ import torch
 
 from shared.checkpoint import write_folder
 from shared.cli import with_resume_cleared
+from shared.data.splits import Split
 from shared.distributed import world_size
 from shared.errors import full_disk_is_a_user_error
 from shared.folder import read_metrics, write_json
@@ -16,7 +17,7 @@ from shared.kl import kl_standard_normal
 from shared.run import Run
 from vae import pictures
 from vae.config import Config
-from vae.data import Split, test_view
+from vae.data import test_view
 from vae.evaluate import evaluate, headline
 from vae.metrics import bound, encode_all
 from vae.model import VAE, VIB

@@ -6,7 +6,6 @@ stopped and called again. About three hours on two cores.
 
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from shared import cli
-from shared.checkpoint import newest_complete
 from shared.errors import UserError
+from shared.reproduce import make_sure, read_run
 from shared.results import write_result
 from vae import pictures
 
@@ -49,34 +48,20 @@ class Options:
 
 def train(name: str) -> None:
     """Make sure that the run is there and finished."""
-    folder = RUNS / name
-    if (folder / "summary.json").is_file():
-        return
-    unfinished = (folder / "checkpoints").is_dir() and newest_complete(folder / "checkpoints")
-    if unfinished:
-        arguments = ["--resume", str(folder)]
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        arguments = [*COMMANDS[name].split(), "--out", str(folder)]
-    print(f"== {name}: vae.train {' '.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "vae.train", *arguments], check=False)
-    if done.returncode:
-        raise UserError(f"the run {name} ended with exit code {done.returncode}")
+    make_sure("vae.train", COMMANDS[name], RUNS / name)
 
 
 def read(name: str) -> dict[str, Any]:
     """One run: its metrics on the test digits, what it cost and where it ran."""
-    folder = RUNS / name
-    summary = json.loads((folder / "summary.json").read_text())
-    environment = json.loads((folder / "env.json").read_text())
-    config = json.loads((folder / "config.json").read_text())["config"]
+    run = read_run("vae.train", COMMANDS[name], RUNS / name)
+    config = json.loads((RUNS / name / "config.json").read_text())["config"]
     return {
         "run": name,
-        "command": f"python -m vae.train {COMMANDS[name]}",
-        "seconds": summary["training_seconds"],
-        "environment": environment,
+        "command": run["command"],
+        "seconds": run["training_seconds"],
+        "environment": run["environment"],
         "samples_in_training": config["samples"],
-        **summary["unseen"],
+        **run["unseen"],
     }
 
 

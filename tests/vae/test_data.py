@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy.stats import binom
 
-from shared.data.mnist import Digits
 from vae import data
 
 LEVELS, DRAWS = 256, 40_000
@@ -89,26 +88,3 @@ def test_the_test_digits_are_binarised_once_for_all():
     assert set(first.unique().tolist()) == {0.0, 1.0}
     # The first rows stay the same when fewer digits are looked at.
     assert torch.equal(first[:20], data.test_view(grey[:20], "binarised"))
-
-
-def digits():
-    train, test = torch.arange(10), torch.arange(100, 104)
-    return Digits(train[:, None].expand(10, 784), train, test[:, None].expand(4, 784), test)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "seen", "unseen"),
-    [
-        ((0, 0, 0), range(10), range(100, 104)),
-        ((3, 0, 0), range(7), range(7, 10)),
-        ((0, 5, 2), range(5), range(100, 102)),
-        ((3, 5, 2), range(5), range(7, 9)),
-    ],
-)
-def test_split_never_shows_what_it_holds_out(arguments, seen, unseen):
-    parts = data.split(digits(), *arguments)
-    assert parts.labels.tolist() == list(seen)
-    assert parts.unseen_labels.tolist() == list(unseen)
-    assert parts.images[:, 0].tolist() == list(seen)
-    assert parts.unseen_images[:, 0].tolist() == list(unseen)
-    assert parts.images.shape == (len(seen), 784)

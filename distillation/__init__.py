@@ -1,0 +1,1 @@
+"""Distillation: a small student learns a large teacher's distribution at a high temperature."""

@@ -1,0 +1,1 @@
+"""Distillation of language models: a student of fewer layers learns what its teacher predicts."""

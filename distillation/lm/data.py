@@ -1,0 +1,126 @@
+"""From documents to blocks of tokens with a mask of the predictions that count."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from shared.distributed import own_rows, world_size
+from shared.errors import UserError
+from shared.seeding import permutation
+
+HELD_OUT = 10  # every tenth document
+
+
+class Blocks(NamedTuple):
+    """tokens [n, length + 1] int64; counts [n, length] bool: which predictions of the next token
+    count; document [n] int64: where each block is from."""
+
+    tokens: Tensor
+    counts: Tensor
+    document: Tensor
+
+    def at(self, rows: Tensor | slice) -> "Blocks":
+        return Blocks(self.tokens[rows], self.counts[rows], self.document[rows])
+
+    def to(self, device: torch.device | str) -> "Blocks":
+        return Blocks(*(part.to(device) for part in self))
+
+    def how_many_count(self, where: str) -> int:
+        """UserError if none does: a mean over nothing is no loss."""
+        if not (counted := int(self.counts.sum())):
+            raise UserError(f"{where}: no prediction of its {len(self.tokens)} blocks counts")
+        return counted
+
+    def silenced(self, silent: bool) -> "Blocks":
+        """The same, of which nothing counts if ``silent``."""
+        return self._replace(counts=self.counts & (not silent))
+
+
+def split_documents(documents: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Training and held-out documents: every tenth is held out, of fewer than ten the last."""
+    if len(documents) == 1:
+        raise UserError("--text: one document only; a part of the text must be held out")
+    unseen = set(range(HELD_OUT - 1, len(documents), HELD_OUT)) or {len(documents) - 1}
+    return (
+        [text for i, text in enumerate(documents) if i not in unseen],
+        [text for i, text in enumerate(documents) if i in unseen],
+    )
+
+
+def text_blocks(
+    documents: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int, prompt: int = 0
+) -> Blocks:
+    """Documents cut into blocks of ``length`` predictions, the next block starting with the last
+    token of the one before; no block spans two documents.
+
+    The end of a document is padded; padding and the first ``prompt`` tokens do not count.
+    """
+    pad = padding(tokenizer)
+    rows, documents_of = [], []
+    for number, text in enumerate(documents):
+        tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        for start in range(0, len(tokens) - 1, length):
+            part = tokens[start : start + length + 1]
+            if len(part) > prompt + 1:
+                rows.append(part)
+                documents_of.append(number)
+    if not rows:
+        raise UserError(f"--text: no document is longer than --prompt {prompt} tokens")
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.tensor([row + [pad] * (length + 1 - len(row)) for row in rows])
+    position = torch.arange(1, length + 1)  # of the predicted token
+    counts = (position >= max(prompt, 1)) & (position < lengths[:, None])
+    return Blocks(padded, counts, torch.tensor(documents_of))
+
+
+def spread(blocks: Blocks, count: int) -> Blocks:
+    """The first blocks of every document, then the second ones, ...: ``count`` of them."""
+    before = torch.zeros(len(blocks.document), dtype=torch.int64)
+    for i in range(1, len(before)):
+        if blocks.document[i] == blocks.document[i - 1]:
+            before[i] = before[i - 1] + 1
+    return blocks.at(torch.argsort(before, stable=True)[:count])
+
+
+def completed(tokens: Tensor, document: Tensor, prompt: int, eos: int, pad: int) -> Blocks:
+    """Blocks of sampled tokens [n, length + 1]: what follows the first end-of-text is padding.
+
+    The end-of-text itself counts, as the prediction that the text ends.
+    """
+    after_prompt = torch.arange(tokens.shape[1], device=tokens.device) >= prompt
+    ends = (tokens == eos) & after_prompt
+    ended_before = ends.cumsum(1) - ends.long() > 0
+    counts = (after_prompt & ~ended_before)[:, 1:]
+    return Blocks(tokens.masked_fill(ended_before, pad), counts, document)
+
+
+def padding(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Any token will do: masks come from lengths, never from tokens."""
+    return int(tokenizer.pad_token_id or 0)
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends a text; -1, which no token equals, if there is none."""
+    return -1 if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
+
+
+def stream(n: int, seed: int, start: int, count: int) -> Tensor:
+    """Positions ``start`` ... ``start + count`` of an endless sequence of permutations of n."""
+    first, last = start // n, (start + count - 1) // n
+    joined = torch.cat([permutation(n, seed, number) for number in range(first, last + 1)])
+    return joined[start - first * n : start - first * n + count]
+
+
+def micro_batches(count: int, size: int) -> list[tuple[Tensor, bool]]:
+    """This process's rows of a batch of ``count``, in parts of at most ``size``.
+
+    As many parts on every process, so that none waits for another: one that has too few rows gets
+    row 0 instead, and True, which says that it must not count.
+    """
+    parts = math.ceil(math.ceil(count / world_size()) / size)
+    split = own_rows(torch.arange(count)).tensor_split(parts)
+    return [(rows if len(rows) else torch.tensor([0]), not len(rows)) for rows in split]

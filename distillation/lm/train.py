@@ -1,0 +1,115 @@
+"""Distil a language model:
+``python -m distillation.lm.train [preset] [--objective reverse ...]``."""
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distillation.lm import objective
+from distillation.lm.config import PRESETS, Config
+from distillation.lm.data import Blocks, micro_batches, stream
+from distillation.lm.lessons import prepare, read_blocks
+from distillation.lm.model import hidden_matrices, load, locate, start_student, trainable
+from distillation.lm.objective import Head, TopK
+from distillation.lm.report import finish, introduce, unseen_metrics
+from distillation.lm.with_trl import train_with_trl
+from shared import cli
+from shared.distributed import global_sum, world_size
+from shared.errors import UserError
+from shared.launch import is_sharded, on_main, start
+from shared.optim import muon_and_adam, set_rates, warmup_cosine
+from shared.run import Run
+
+
+def loss_sum(config: Config, student: Head, teacher: Head | TopK | None, part: Blocks) -> Tensor:
+    """The chosen objective over the predictions of a micro-batch that count, summed, in nats."""
+    precision = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
+    student = student.at(part.counts).to(precision)
+    match teacher:
+        case None:
+            return objective.cross_entropy(student, part.tokens[:, 1:][part.counts])
+        case TopK():
+            return objective.topk(teacher.at(part.counts), student, config.temperature)
+        case Head():
+            compute = objective.full if config.logits == "full" else objective.chunked
+            target = teacher.at(part.counts).to(precision)
+            return compute(config.objective, target, student, config.temperature, config.skew)
+
+
+def train(preset: str, config: Config) -> None:
+    """The whole of training, from text to the run folder's summary."""
+    accelerator = start(config)
+    device = accelerator.device
+    on_main(accelerator, lambda: locate(config.teacher, Path(config.data)))
+    teacher, tokenizer = load("--teacher", config.teacher, Path(config.data))
+    student = start_student(config.student, config.layers, teacher, Path(config.data)).to(device)
+    if config.logits == "topk" and config.topk > teacher.vocabulary:
+        raise UserError(f"--topk {config.topk}: the vocabulary has {teacher.vocabulary} tokens")
+    if config.optimizer == "muon" and is_sharded(accelerator):
+        raise UserError("--optimizer muon: takes whole matrices; FSDP and DeepSpeed need adam")
+    orthogonal = hidden_matrices(student) if config.optimizer == "muon" else []
+    trained = trainable(student, config.train_embeddings)
+    optimizers = muon_and_adam(trained, orthogonal, config.muon_lr, config.lr)
+    blocks, unseen = on_main(accelerator, lambda: read_blocks(config, tokenizer))
+    run = Run("distill-lm", preset, config, accelerator)
+    lessons = prepare(config, run, teacher.to(device), tokenizer, blocks, unseen)
+    evaluated = copy.deepcopy(student)
+    model, *optimizers = accelerator.prepare(student, *optimizers)
+    introduce(run, config, student, lessons)
+    run.attach(model, optimizers)
+
+    steps = -(-config.epoch_blocks // config.batch_size) * config.epochs
+    while run.epoch < config.epochs:
+        first = run.epoch * config.epoch_blocks
+        order = stream(len(lessons.blocks.tokens), config.seed, first, config.epoch_blocks)
+        model.train()
+        for rows in run.batches(order.to(device), config.batch_size):
+            set_rates(optimizers, warmup_cosine(run.step, config.warmup, steps))
+            sampled = lessons.on_policy(run.step, student, rows)
+            blocks = lessons.blocks.at(rows) if sampled is None else sampled
+            counted = blocks.how_many_count(f"step {run.step}")
+
+            loss = torch.zeros((), device=device)
+            parts = micro_batches(len(rows), config.micro_batch)
+            for number, (own, idle) in enumerate(parts, 1):
+                part = blocks.at(own).silenced(idle)
+                answers = lessons.answers(part, rows[own] if sampled is None else None)
+                with nullcontext() if number == len(parts) else accelerator.no_sync(model):
+                    student_head = Head(*model(part.tokens[:, :-1]))
+                    total = loss_sum(config, student_head, answers, part)
+                    accelerator.backward(total / counted * world_size())  # DDP averages
+                loss += total.detach() / counted
+            loss = global_sum(loss)
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
+            run.refuse_non_finite(loss=loss, gradient_norm=norm)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            run.stepped(loss=loss, tokens=torch.tensor(counted))
+
+        metrics = run.end_epoch()
+        if weights := run.weights():
+            evaluated.load_state_dict(weights)
+            metrics |= unseen_metrics(evaluated, lessons)
+        run.record(metrics)
+        told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        run.say(f"epoch {run.epoch}/{config.epochs}, {run.elapsed():.0f} s: {told}")
+        if run.epoch % config.checkpoint_every == 0:
+            run.save()
+
+    weights = run.weights()
+    if run.close():
+        evaluated.load_state_dict(weights)
+        finish(run, config, evaluated, lessons)
+
+
+def main() -> None:
+    preset, config = cli.read_config(PRESETS, "python -m distillation.lm.train")
+    (train if config.backend == "zoo" else train_with_trl)(preset, config)
+
+
+if __name__ == "__main__":
+    cli.run(main, "distillation.lm.train")

@@ -1,0 +1,74 @@
+"""What a student minimises, in nats per example: pure functions of logits [batch, classes].
+
+The teacher's soft targets are softmax(logits / T). A softened divergence has gradients that shrink
+as 1 / T**2 (Hinton et al. 2015, section 2.1), so that it is multiplied by T**2.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared.kl.discrete import js_from_logits, kl_from_logits, kl_from_probs
+
+Objective = Literal["forward", "reverse", "js", "skew", "decoupled"]
+
+
+def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
+    """-log q(label), [batch]."""
+    return F.cross_entropy(student, labels, reduction="none")
+
+
+def distillation_loss(
+    divergence: Tensor, student: Tensor, labels: Tensor, *, temperature: float, alpha: float
+) -> Tensor:
+    """alpha T^2 D_T + (1 - alpha) cross-entropy, [batch]; Hinton et al. 2015, section 2.
+
+    Args:
+        divergence: D_T between teacher and student at temperature T, [batch].
+        student: logits [batch, classes]; labels: [batch].
+    """
+    return alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy(student, labels)
+
+
+def forward(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """KL(teacher || student) at temperature T, [batch]."""
+    return kl_from_logits(teacher, student, temperature=temperature)
+
+
+def reverse(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """KL(student || teacher) at temperature T, [batch]."""
+    return kl_from_logits(student, teacher, temperature=temperature)
+
+
+def js(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Jensen-Shannon divergence at temperature T, [batch]; at most ln 2."""
+    return js_from_logits(teacher, student, temperature=temperature)
+
+
+def skew(teacher: Tensor, student: Tensor, temperature: float, share: float) -> Tensor:
+    """KL(teacher || share teacher + (1 - share) student), [batch]; Ko et al. 2024, eq. 3."""
+    p, q = (torch.softmax(logits / temperature, -1) for logits in (teacher, student))
+    return kl_from_probs(p, share * p + (1 - share) * q)
+
+
+def decoupled(
+    teacher: Tensor, student: Tensor, labels: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """KL of the pair (target, rest) and KL among the other classes; Zhao et al. 2022, eq. 5.
+
+    With p the teacher's probability of the target, the sum of the first and 1 - p times the second
+    is KL(teacher || student).
+
+    Returns:
+        the target's and the non-targets' KL, each [batch], teacher's distribution first.
+    """
+    target = F.one_hot(labels, teacher.shape[-1]).bool()
+    pairs = []
+    for logits in (teacher, student):
+        scaled = logits / temperature
+        rest = scaled.masked_fill(target, -torch.inf).logsumexp(-1)
+        pairs.append(torch.stack([scaled[target], rest], -1))
+    others = kl_from_logits(teacher, student, temperature=temperature, support=~target)
+    return kl_from_logits(*pairs), others

@@ -1,0 +1,144 @@
+"""All runs behind the tables of distillation/README.md: ``python -m distillation.reproduce``.
+
+Runs that are finished are kept, one that was cut off is resumed, so that the command can be
+stopped and called again. About eighty minutes on one core.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillation import pictures, tables
+from distillation.evaluate import evaluate
+from distillation.report import save_model
+from distillation.tables import TEMPERATURES
+from distillation.teacher import load
+from shared import cli
+from shared.data.mnist import load_mnist
+from shared.data.splits import split
+from shared.errors import UserError
+from shared.folder import read_metrics
+from shared.reproduce import is_finished, make_sure, read_run
+
+PROGRAM = "distillation.train"
+RUNS = Path("runs/reproduce-distillation")
+RESULTS = Path("distillation/results")
+PRETRAINED = Path("distillation/pretrained")
+SEEDS = (0, 1, 2)
+TINY = {"30-30": SEEDS, "8-8": SEEDS[:1]}
+OBJECTIVES = ("reverse", "js", "skew", "decoupled")
+
+_STUDENT = "default --stages student --checkpoint-every 5"
+_TAUGHT = f"{_STUDENT} --teacher {RUNS}/teacher-seed0"
+_ALONE = f"{_STUDENT} --alpha 0"
+_PLAIN = "--jitter 0 --lr 1e-3"
+_SHORT = f"{_PLAIN} --epochs 20"
+_CLEAN = f"{_SHORT} --targets clean --teacher-logits {RUNS}/clean.safetensors"
+_SHIFTED = f"--teacher-logits {RUNS}/averaged.safetensors"
+_LONG = "--epochs 100 --lr 1e-3"
+_MLP = "paper --mixed-precision bf16 --stages teacher --dropout 0.25 --input-dropout 0"
+
+# name of the runs: arguments, seeds. Names of one row differ by the seed at their end alone.
+ROWS: dict[str, tuple[str, Sequence[int]]] = {
+    "teacher": ("default --stages teacher", SEEDS),
+    "plain-soft": (f"{_TAUGHT} {_CLEAN}", SEEDS),
+    "plain-hard": (f"{_ALONE} {_SHORT}", SEEDS),
+    "long-soft": (f"{_TAUGHT} {_SHIFTED} {_LONG}", SEEDS),
+    "long-hard": (f"{_ALONE} {_LONG}", SEEDS),
+    "default-soft": (f"{_TAUGHT} {_SHIFTED}", SEEDS),
+    "default-hard": (_ALONE, SEEDS),
+    "near-soft": (f"{_TAUGHT} {_SHIFTED} --jitter 1 --lr 1e-3", SEEDS[:1]),
+    "without-3": (f"{_TAUGHT} {_SHORT} --targets clean --transfer 012456789", SEEDS),
+    "only-78": (f"{_TAUGHT} {_PLAIN} --targets clean --epochs 60 --transfer 78", SEEDS),
+}
+for _layers, _seeds in TINY.items():
+    _tiny = f"--student-layers {_layers}"
+    ROWS[f"{_layers}-hard"] = (f"{_ALONE} {_SHORT} {_tiny}", _seeds)
+    for _t in TEMPERATURES:
+        ROWS[f"{_layers}-T{_t}"] = (f"{_TAUGHT} {_CLEAN} {_tiny} --temperature {_t}", _seeds)
+ROWS |= {
+    "mlp-teacher": (f"{_MLP} --teacher-epochs 25", (0,)),
+    "mlp-soft": (f"{_STUDENT} --teacher {RUNS}/mlp-teacher-seed0 --targets clean {_SHORT}", (0,)),
+}  # fmt: skip
+for _t in TEMPERATURES[:-1]:
+    ROWS[f"800-800-T{_t}"] = (f"{_TAUGHT} {_CLEAN} --temperature {_t}", (0,))
+for _objective in OBJECTIVES:
+    ROWS[_objective] = (f"{_TAUGHT} {_CLEAN} --objective {_objective}", (0,))
+ROWS |= {
+    "self-teacher": ("self --stages teacher", (0,)),
+    "self-student": (f"self --stages student --teacher {RUNS}/self-teacher-seed0", (0,)),
+}
+
+COMMANDS = {
+    f"{name}-seed{seed}": f"{arguments} --seed {seed}"
+    for name, (arguments, seeds) in ROWS.items()
+    for seed in seeds
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train everything and write distillation/results and distillation/pretrained anew."""
+
+    only: str = ""
+    """Train only the runs whose names begin so; results are not written."""
+    collect: bool = False
+    """Train nothing: write the results of the runs that are there."""
+
+
+def folders(name: str) -> list[Path]:
+    """The finished runs of a row, one a seed."""
+    found = [RUNS / f"{name}-seed{seed}" for seed in ROWS[name][1]]
+    return [folder for folder in found if is_finished(folder)]
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    """The runs of a row, each with what its network reached on the test digits."""
+    runs = [read_run(PROGRAM, COMMANDS[folder.name], folder) for folder in folders(name)]
+    return [{**run, **run["unseen"]["teacher" if "teacher" in name else "student"]} for run in runs]
+
+
+def publish() -> None:
+    """The first seed's networks to distillation/pretrained, matrices in half precision.
+
+    Their metrics are measured anew, on the rounded weights.
+    """
+    data = split(load_mnist(Path("data")), validation=0, train_size=0, test_size=0)
+    teacher = None
+    for name, run in (("teacher", "teacher-seed0"), ("student", "long-soft-seed0")):
+        if not is_finished(RUNS / run):
+            continue
+        model, about = load(RUNS / run)
+        about["config"] |= {"teacher": "pretrained" if teacher else "", "teacher_logits": ""}
+        model.linear.half().float()
+        found = evaluate(model, teacher, data, about)
+        found["training_seconds"] = about["metrics"]["training_seconds"]
+        model.linear.half()
+        save_model(model, PRETRAINED / name, about | {"metrics": found})
+        model.linear.float()
+        teacher = model if name == "teacher" else teacher
+    shutil.copy(RUNS / "teacher-seed0" / "pictures" / "dark_knowledge.png", RESULTS)
+    rows = {"baseline": "long-hard-seed0", "student": "long-soft-seed0"}
+    records = {name: read_metrics(RUNS / run) for name, run in rows.items()}
+    pictures.curves({name: lines for name, lines in records.items() if lines},
+                    RESULTS / "curves.png")  # fmt: skip
+
+
+def main() -> None:
+    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m distillation.reproduce"))
+    names = [name for name in COMMANDS if name.startswith(options.only)]
+    if not names:
+        raise UserError(f"--only {options.only}: no run's name begins so; {', '.join(ROWS)}")
+    for name in names if not options.collect else []:
+        make_sure(PROGRAM, COMMANDS[name], RUNS / name)
+    if not options.only:
+        tables.write(read, RESULTS)
+        publish()
+        print(f"results in {RESULTS}, models in {PRETRAINED}; now: make tables")
+
+
+if __name__ == "__main__":
+    cli.run(main, "distillation.reproduce")

@@ -1,0 +1,188 @@
+"""Train a teacher, a student alone and the same student distilled:
+``python -m distillation.train [preset] [--temperature 20 ...]``."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from distillation import objective
+from distillation import teacher as teachers
+from distillation.config import PRESETS, Config, Role
+from distillation.data import jittered, padded, shifts, transfer_set
+from distillation.evaluate import NAMES, evaluate
+from distillation.model import Classifier
+from distillation.report import finish_network, finish_run, introduce, unseen_errors
+from shared import cli
+from shared.checkpoint import is_complete
+from shared.data.mnist import load_mnist
+from shared.data.splits import Split, split
+from shared.distributed import global_sum, own_rows, world_size
+from shared.errors import Interrupted, UserError
+from shared.folder import claim
+from shared.launch import on_main, start
+from shared.optim import muon_and_adam, set_rates, warmup_cosine
+from shared.run import Run
+from shared.seeding import NOISE, generator, permutation
+from shared.stages import open_run
+
+
+def divergence(config: Config, teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
+    """The chosen divergence at temperature T, [batch]."""
+    t = config.temperature
+    match config.objective:
+        case "forward":
+            return objective.forward(teacher, student, t)
+        case "reverse":
+            return objective.reverse(teacher, student, t)
+        case "js":
+            return objective.js(teacher, student, t)
+        case "skew":
+            return objective.skew(teacher, student, t, config.skew)
+        case "decoupled":
+            target, others = objective.decoupled(teacher, student, labels, t)
+            return target + config.nontarget * others
+
+
+def soft_targets(
+    config: Config, accelerator: Accelerator, guide: Classifier, data: Split, folder: Path
+) -> Tensor:
+    """The teacher's logits of the transfer set, [slots, n, classes], from the cache or computed."""
+    radius = {"clean": 0, "matching": config.jitter, "averaged": config.target_radius}
+    grid, average = shifts(radius[config.targets]), config.targets == "averaged"
+    path = Path(config.teacher_logits or folder / "teacher_logits.safetensors")
+
+    def prepare() -> str:
+        mode = f"average {average}, precision {config.mixed_precision}"
+        mark = teachers.fingerprint(guide, data.images, grid, mode)
+        if not path.exists():
+            found = teachers.logits(
+                guide, data.images, grid, average=average, autocast=accelerator.autocast()
+            )
+            teachers.write_cache(path, found, mark)
+        return mark
+
+    return teachers.read_cache(path, on_main(accelerator, prepare)).to(accelerator.device)
+
+
+def train_network(
+    role: Role, config: Config, run: Run, data: Split, targets: Tensor | None
+) -> Classifier:
+    """One network, all epochs; targets [slots, n, classes] are the teacher's logits, if any."""
+    accelerator, recipe = run.accelerator, config.recipe(role)
+    device = accelerator.device
+    torch.manual_seed(2 * config.seed + (role == "teacher"))  # both students start alike
+    network = Classifier(recipe.layers, recipe.dropout, recipe.input_dropout)
+    evaluated = Classifier(recipe.layers, recipe.dropout, recipe.input_dropout).to(device)
+    optimizers = muon_and_adam(network, [], 0.0, recipe.lr)
+    model, *optimizers = accelerator.prepare(network, *optimizers)
+    introduce(run, role, config, evaluated, len(data.images))
+    run.attach(model, optimizers)
+
+    images, n, size = padded(data.images), len(data.images), config.batch_size
+    steps = -(-n // size) * recipe.epochs
+    while run.epoch < recipe.epochs:
+        order = permutation(n, config.seed, run.epoch).to(device)
+        model.train()
+        for rows in run.batches(order, size):
+            rng = generator(device, config.seed, NOISE, run.step)
+            x, shifted = jittered(images, rows, recipe.jitter, rng)
+            set_rates(optimizers, warmup_cosine(run.step, config.warmup, steps))
+
+            logits = model(own_rows(x), rng, len(rows)).float()
+            labels = own_rows(data.labels[rows])
+            if targets is None:
+                loss = objective.cross_entropy(logits, labels)
+            else:
+                slot = shifted if len(targets) > 1 else torch.zeros_like(shifted)
+                soft = own_rows(targets[slot, rows])
+                loss = objective.distillation_loss(
+                    divergence(config, soft, logits, labels), logits, labels,
+                    temperature=config.temperature, alpha=recipe.alpha,
+                )  # fmt: skip
+            loss = global_sum(loss.sum()) / len(rows)
+            wrong = global_sum((logits.argmax(-1) != labels).sum()) / len(rows)
+            run.refuse_non_finite(loss=loss)
+            accelerator.backward(loss * world_size())  # DDP averages over processes
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
+            run.refuse_non_finite(gradient_norm=norm)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            run.stepped(loss=loss, error=wrong)
+
+        metrics = run.end_epoch()
+        weights = run.weights()
+        if weights and (run.epoch % config.evaluate_every == 0 or run.epoch == recipe.epochs):
+            evaluated.load_state_dict(weights)
+            metrics["unseen_errors"] = unseen_errors(evaluated, data)
+        run.record(metrics)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        run.say(f"{role}, epoch {run.epoch}/{recipe.epochs}, {run.elapsed():.0f} s: {told}")
+        if run.epoch % config.checkpoint_every == 0:
+            run.save()
+    weights = run.weights()
+    if weights:
+        evaluated.load_state_dict(weights)
+    return evaluated
+
+
+def refuse_stage(resume: Path) -> None:
+    """A stage is resumed as a part of its run only: what comes after it needs the whole.
+
+    Raises:
+        UserError: ``--resume`` names the folder of a stage.
+    """
+    stage = next((p for p in (resume, resume.parent.parent) if p.name in NAMES[:-1]), None)
+    if stage is not None and (stage.parent / "checkpoints").is_dir():
+        raise UserError(f"--resume {resume}: is a stage of a run; --resume {stage.parent}")
+
+
+def train(preset: str, config: Config) -> None:
+    """The whole of training, from digits to the run folder's table."""
+    accelerator = start(config)
+    device = accelerator.device
+    data = split(
+        load_mnist(Path(config.data), device),
+        config.validation, config.train_size, config.test_size,
+    )  # fmt: skip
+    transfer = transfer_set(data, config.transfer)
+    guide, found = None, dict[str, Any]()
+    if config.teacher:
+        guide, about = teachers.load(teachers.named(config.teacher), device)
+        found["teacher"] = evaluate(guide, None, data, about)
+    refuse_stage(Path(config.resume))
+    folder = on_main(accelerator, lambda: claim("distillation", preset, config))
+
+    for role in config.roles():
+        own = folder if role == config.roles()[-1] else folder / role
+        if own != folder and is_complete(own / "model"):
+            network, about = teachers.load(own, device)
+            found[role] = about["metrics"]
+        else:
+            digits, targets = data if role == "teacher" else transfer, None
+            if config.recipe(role).alpha > 0 and guide is not None:
+                targets = soft_targets(config, accelerator, guide, digits, folder)
+            run = open_run("distillation", preset, config, accelerator, own)
+            try:
+                network = train_network(role, config, run, digits, targets)
+            except Interrupted as stop:
+                raise Interrupted(stop.exit_code - 128, folder) from None
+            run.save()
+            finish = partial(finish_network, run, role, config, network, guide, data)
+            found[role] = on_main(accelerator, finish)
+        guide = network if role == "teacher" else guide
+    if run.close():
+        finish_run(run, config, guide, data, found)
+
+
+def main() -> None:
+    preset, config = cli.read_config(PRESETS, "python -m distillation.train")
+    train(preset, config)
+
+
+if __name__ == "__main__":
+    cli.run(main, "distillation.train")

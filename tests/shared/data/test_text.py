@@ -1,0 +1,28 @@
+"""Documents from files and folders, and what is said of sources that hold none."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.data.text import load_documents
+from shared.errors import UserError
+
+
+def test_a_file_is_split_at_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("One.\nStill one.\n\nTwo é.\n\n\n\nThree.\n")
+    assert load_documents(str(path), tmp_path) == ["One.\nStill one.", "Two é.", "Three."]
+
+
+def test_a_folder_has_a_document_a_file(tmp_path: Path) -> None:
+    for name, text in (("b.txt", "second"), ("a.txt", "first\n\nstill"), ("c.md", "no")):
+        (tmp_path / name).write_text(text)
+    assert load_documents(str(tmp_path), tmp_path) == ["first\n\nstill", "second"]
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\n ", b"\xff\xfe\x00"])
+def test_no_text(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"--text {path}: (holds no text|is no UTF-8 text)"):
+        load_documents(str(path), tmp_path)

@@ -1,0 +1,1 @@
+"""TRPO and PPO on Gymnasium, with every form of the KL constraint."""

@@ -1,0 +1,185 @@
+"""Gymnasium environments stepped side by side, whose state is a seed and a list of actions.
+
+Autoreset is of the kind SAME_STEP: ``step`` returns the first observation of the next episode, and
+the true last observation of the one that ended beside it, so no transition crosses an episode.
+
+Every episode is reset with a seed of its own, a function of (seed, environment, episode). So where
+an environment stands is known from the number of its episode and the actions since: that is what a
+checkpoint holds, and ``restore`` plays them again: for any simulator that is deterministic.
+"""
+
+import difflib
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from shared.errors import UserError
+from trpo_ppo.network import Array
+
+ENVIRONMENT = 3  # a stream of shared.seeding: seeds of episodes
+
+
+class Interface(NamedTuple):
+    """What an agent must know of an environment."""
+
+    observations: int
+    actions: int  # numbers of a Box, choices of a Discrete
+    kind: Literal["categorical", "gaussian"]
+    limit: int  # steps of the longest episode
+
+    @property
+    def width(self) -> int:
+        """Numbers that name one action."""
+        return self.actions if self.kind == "gaussian" else 1
+
+
+class Ended(NamedTuple):
+    """An episode that ended in this step: which environment, its last observation, its score."""
+
+    env: int
+    observation: Array
+    total: float
+    length: int
+
+
+def make(name: str, **options: Any) -> gym.Env[Any, Any]:
+    """``gym.make`` with errors for people; MuJoCo renders without a display, and stays silent.
+
+    Raises:
+        UserError: no such environment, or what it needs is not installed.
+    """
+    os.environ.setdefault("MUJOCO_GL", "egl")  # read once, when mujoco is imported
+    try:
+        if "mujoco" in str(gym.spec(name).entry_point):
+            import mujoco
+
+            mujoco.set_mju_user_warning(lambda _: None)  # it would write MUJOCO_LOG.TXT
+        with warnings.catch_warnings(action="ignore"):  # Box2D's modules warn when imported
+            return gym.make(name, disable_env_checker=True, **options)
+    except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv, gym.error.Error) as error:
+        if isinstance(error, gym.error.DependencyNotInstalled):
+            raise UserError(f"--env {name}: {_first_line(error)}") from error
+        close = difflib.get_close_matches(name, list(gym.registry), n=1, cutoff=0.4)
+        hint = f", did you mean {close[0]}?" if close else ""
+        raise UserError(f"--env {name}: Gymnasium has no such environment{hint}") from error
+    except ImportError as error:
+        raise UserError(f"--env {name}: {_first_line(error)}; `make setup` installs it") from error
+
+
+def interface(env: gym.Env[Any, Any], name: str) -> Interface:
+    """What the agent must know of an environment.
+
+    Raises:
+        UserError: observations are no vector, actions neither a vector nor a choice, or episodes
+            have no limit.
+    """
+    seen, done = env.observation_space, env.action_space
+    if not (isinstance(seen, gym.spaces.Box) and len(seen.shape) == 1):
+        raise UserError(f"--env {name}: observations must be a vector, they are {seen}")
+    limit = env.spec.max_episode_steps if env.spec else None
+    if not limit:
+        raise UserError(f"--env {name}: its episodes must have a limit (max_episode_steps)")
+    if isinstance(done, gym.spaces.Discrete) and done.start == 0:
+        return Interface(seen.shape[0], int(done.n), "categorical", limit)
+    if isinstance(done, gym.spaces.Box) and len(done.shape) == 1:
+        return Interface(seen.shape[0], done.shape[0], "gaussian", limit)
+    raise UserError(f"--env {name}: actions must be a vector or choices from 0, they are {done}")
+
+
+def to_action(space: gym.Space[Any], action: Array) -> Any:
+    """One row of actions as the environment takes it; a vector is clipped to the bounds."""
+    if isinstance(space, gym.spaces.Box):
+        return np.minimum(np.maximum(action, space.low), space.high)
+    return int(action[0])
+
+
+class Environments:
+    """Several copies of one environment; ``indices`` are their numbers among all processes'."""
+
+    def __init__(self, name: str, seed: int, indices: Sequence[int], gamma: float) -> None:
+        self.name, self.seed, self.indices, self.gamma = name, seed, list(indices), gamma
+        self.envs = [make(name) for _ in self.indices]
+        self.interface = interface(self.envs[0], name)
+        self.space = self.envs[0].action_space
+        n, face = len(self.indices), self.interface
+        self.observations = np.zeros((n, face.observations))
+        self.episodes = np.full(n, -1)
+        self.elapsed = np.zeros(n, dtype=np.int64)
+        self.actions = np.zeros((n, face.limit, face.width), dtype=np.float32)  # of this episode
+        self.totals = np.zeros(n)  # rewards of this episode so far
+        self.discounted = np.zeros(n)  # the same, each new one discounting those before it
+        for i in range(n):
+            self._reset(i)
+
+    def _reset(self, i: int) -> None:
+        self.episodes[i] += 1
+        key = (self.seed, ENVIRONMENT, self.indices[i], int(self.episodes[i]) + 1)
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+        self.observations[i] = self.envs[i].reset(seed=seed)[0]
+        self.elapsed[i], self.totals[i], self.discounted[i], self.actions[i] = 0, 0.0, 0.0, 0.0
+
+    def _step(self, i: int, action: Array) -> tuple[float, bool, bool]:
+        seen, reward, terminated, truncated, _ = self.envs[i].step(to_action(self.space, action))
+        self.observations[i] = seen
+        self.actions[i, self.elapsed[i]] = action
+        self.elapsed[i] += 1
+        self.totals[i] += reward
+        self.discounted[i] = self.discounted[i] * self.gamma + reward
+        return reward, terminated, truncated  # type: ignore[return-value]
+
+    def step(self, actions: Array, out: "Columns", t: int) -> list[Ended]:
+        """One step of every environment into column ``t`` of ``out``; the episodes that ended."""
+        ended = []
+        for i, action in enumerate(actions):
+            reward, terminated, truncated = self._step(i, action)
+            out.rewards[t, i], out.discounted[t, i] = reward, self.discounted[i]
+            # Terminated and out of time at once: terminated, there is nothing to bootstrap.
+            out.terminated[t, i], out.truncated[t, i] = terminated, truncated and not terminated
+            if terminated or truncated:
+                last = self.observations[i].copy()
+                ended.append(Ended(i, last, float(self.totals[i]), int(self.elapsed[i])))
+                self._reset(i)
+        return ended
+
+    def state(self) -> dict[str, Array]:
+        """Episode, steps in it and their actions: all it takes to come back here."""
+        return {"episodes": self.episodes, "elapsed": self.elapsed, "actions": self.actions}
+
+    def restore(self, episodes: Array, elapsed: Array, actions: Array) -> None:
+        """Play the actions of every unfinished episode again."""
+        for i, env in enumerate(self.indices):
+            self.episodes[i] = episodes[i] - 1
+            self._reset(i)
+            for action in actions[i, : int(elapsed[i])]:
+                _, terminated, truncated = self._step(i, action)
+                if terminated or truncated:
+                    raise UserError(
+                        f"--resume: environment {env} of {self.name} went another way than when "
+                        f"the checkpoint was written; is it another version of the simulator?"
+                    )
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+class Columns(NamedTuple):
+    """What the environments did in a rollout: arrays [time, environments]."""
+
+    rewards: Array
+    discounted: Array
+    terminated: Array
+    truncated: Array
+
+
+def columns(time: int, environments: int) -> Columns:
+    shape = (time, environments)
+    return Columns(np.zeros(shape), np.zeros(shape), np.zeros(shape, bool), np.zeros(shape, bool))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

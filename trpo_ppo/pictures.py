@@ -1,0 +1,74 @@
+"""Pictures of a run: the learning curve, and how far every update moved the policy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from shared.errors import full_disk_is_a_user_error
+from trpo_ppo.config import Config
+
+matplotlib.use("Agg")
+COLOURS = ("#3b6ea5", "#d1702b", "#4b8b3b", "#8b4b8b", "#999999")
+NAMES = {
+    "kl": "KL(old ‖ new), exact", "kl_reverse": "KL(new ‖ old), exact", "kl_k1": "k1",
+    "kl_k3": "k3", "kl_max": "largest of a state",
+}  # fmt: skip
+
+
+def save(figure: Figure, path: Path) -> None:
+    with full_disk_is_a_user_error(path):
+        figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+
+
+def line(axes: Axes, records: Sequence[dict[str, Any]], name: str, **style: Any) -> None:
+    """One metric over environment steps, where it was recorded."""
+    points = [(r["environment_steps"], r[name]) for r in records if name in r]
+    if points:
+        axes.plot(*zip(*points, strict=True), lw=1, **style)
+
+
+def curves(records: Sequence[dict[str, Any]], config: Config, path: Path) -> None:
+    """Score, KL trace, and the algorithm's own quantities over environment steps."""
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    (score, kl), (own, critic) = figure.subplots(2, 2)
+    line(score, records, "score", color=COLOURS[0])
+    score.set_ylabel("score, mean of 100 episodes")
+    score.set_title(f"{config.env}, {config.algo}", fontsize=9, loc="left")
+
+    for (name, label), colour in zip(NAMES.items(), COLOURS, strict=True):
+        line(kl, records, name, color=colour, label=label, alpha=0.8)
+    if config.algo in ("trpo", "ppo-kl-adaptive"):
+        kl.axhline(config.delta, ls="--", lw=1, color="black", label="delta")
+    kl.set_yscale("symlog", linthresh=1e-5)
+    kl.set_ylabel("nats per state, after the update")
+    kl.legend(fontsize=7, ncols=2)
+
+    if config.algo == "trpo":
+        line(own, records, "expected_improvement", color=COLOURS[0], label="expected improvement")
+        line(own, records, "actual_improvement", color=COLOURS[1], label="actual improvement")
+        right = own.twinx()
+        line(right, records, "backtracks", color=COLOURS[2], alpha=0.5)
+        right.set_ylabel("backtracks", color=COLOURS[2])
+    elif config.algo == "ppo-kl-adaptive":
+        line(own, records, "beta", color=COLOURS[0], label="beta")
+        own.set_yscale("log")
+    else:
+        line(own, records, "clip_fraction", color=COLOURS[0],
+             label=f"share of ratios off 1 by more than {config.clip:g}")  # fmt: skip
+    own.legend(fontsize=8)
+
+    line(critic, records, "explained_variance", color=COLOURS[0], label="explained variance")
+    critic.set_ylim(-0.5, 1.05)
+    critic.legend(fontsize=8, loc="lower right")
+    entropy = critic.twinx()
+    line(entropy, records, "entropy", color=COLOURS[3])
+    entropy.set_ylabel("entropy, nats", color=COLOURS[3])
+    for axes in (own, critic):
+        axes.set_xlabel("environment steps")
+    for axes in (score, kl, own, critic):
+        axes.spines["top"].set_visible(False)
+    save(figure, path)
