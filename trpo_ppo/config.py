@@ -94,7 +94,8 @@ class Config(RunConfig):
         return found
 
 
-# rl-baselines3-zoo, hyperparams/ppo.yml and trpo.yml, but for what a comment says.
+# rl-baselines3-zoo, hyperparams/ppo.yml and trpo.yml, but for the numbers of steps, Pendulum's
+# state-dependent exploration, and what a comment says.
 # CartPole has the defaults above: the zoo's but for gamma and lam, there 0.98 and 0.8, with which
 # the cart learns to roll off the track after some 300 steps.
 _CARTPOLE: dict[str, Any] = {}
@@ -118,7 +119,8 @@ _TRPO_TASKS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"num_envs": 2, "rollout": 512, "gamma": 0.99, "lam": 0.98, "damping": 1e-3},
     "Acrobot-v1": {"num_envs": 2, "rollout": 1024, "lam": 0.95, "steps": 100_000},
     "Pendulum-v1": {"num_envs": 2, "rollout": 1024, "epochs": 15},
-    "LunarLander-v3": {"num_envs": 2, "rollout": 512, "gamma": 0.99, "steps": 500_000},
+    "LunarLander-v3": {"num_envs": 2, "rollout": 512, "gamma": 0.99, "epochs": 15,
+                       "damping": 1e-2, "steps": 500_000},
     "HalfCheetah-v5": {"delta": 0.04},
 }  # fmt: skip
 
