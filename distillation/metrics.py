@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.kl.discrete import kl_from_logits
+from shared.kl import kl_from_logits
 
 
 def errors(logits: Tensor, labels: Tensor) -> int:

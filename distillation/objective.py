@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.kl.discrete import js_from_logits, kl_from_logits, kl_from_probs
+from shared.kl import js_from_logits, kl_from_logits, kl_from_probs
 
 Objective = Literal["forward", "reverse", "js", "skew", "decoupled"]
 

@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from shared.kl.discrete import kl_from_logits
-from shared.kl.fused import chunked_js, chunked_kl
-from shared.kl.fused_linear import fused_linear_kl
+from shared.kl import chunked_js, chunked_kl, fused_linear_kl, kl_from_logits
 
 
 class Method(NamedTuple):

@@ -19,15 +19,15 @@ from torch import Tensor
 from shared import cli, demo_kl_edges
 from shared.demo_kl_picture import draw
 from shared.environment import describe
-from shared.kl.discrete import (
+from shared.kl import (
     cross_entropy_from_probs,
     entropy_from_probs,
     jeffreys_from_probs,
     js_from_probs,
     kl_from_probs,
+    normal_log_prob,
+    wasserstein_1d,
 )
-from shared.kl.gaussian import normal_log_prob
-from shared.kl.transport import wasserstein_1d
 from shared.results import describe_columns, markdown, write_result
 
 SEPARATIONS = (1.0, 2.0, 2.5, 3.0, 4.0)

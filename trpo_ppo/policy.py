@@ -7,8 +7,7 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from shared.kl import kl_normal, normal_log_prob
-from shared.kl.discrete import entropy_from_logits, kl_from_logits
+from shared.kl import entropy_from_logits, kl_from_logits, kl_normal, normal_log_prob
 from shared.running_moments import RunningMoments
 from trpo_ppo.network import Array, Layers, Network, activations
 

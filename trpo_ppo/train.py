@@ -11,7 +11,7 @@ from shared import cli
 from shared.collectives import assert_equal_everywhere
 from shared.distributed import own_rows, world_size
 from shared.errors import UserError
-from shared.kl.controllers import PPOPenalty, kl_early_stop
+from shared.kl import PPOPenalty, kl_early_stop
 from shared.launch import start
 from shared.run import Run
 from trpo_ppo.config import Algorithm, Config, presets

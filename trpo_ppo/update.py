@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from shared.collectives import largest, total
 from shared.errors import UserError
-from shared.kl.estimators import log_ratio_estimator
+from shared.kl import log_ratio_estimator
 from shared.seeding import PERMUTATION, generator
 from trpo_ppo.objective import explained_variance, surrogate, value_loss
 from trpo_ppo.policy import Agent

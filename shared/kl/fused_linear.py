@@ -1,5 +1,6 @@
 """Divergences of two language models' heads, without the logits of more than a few positions."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -52,15 +53,16 @@ def fused_linear_kl(
         temperature: T; no implicit factor T^2.
         mask: bool, broadcastable with [...], True for positions that count; the others are neither
             read nor computed.
-        reduction: see ``shared.kl.conventions.reduce``. Gradients need one that gives a scalar.
+        reduction: see ``shared.kl.conventions.reduce``. With "none" the gradients are computed in
+            the backward pass, which makes the logits a second time: choose another to train.
 
     Returns:
         Nats, [...] or a scalar, in float32 at least. Differentiable once. The gradient of the
         weights is summed up in float32 at least and then rounded to their type.
 
     Raises:
-        ValueError: both sides require a gradient; a gradient with reduction "none"; shapes that do
-            not fit; integers; a temperature that is not positive; a bad mask or reduction.
+        ValueError: both sides require a gradient; shapes that do not fit; integers; a temperature
+            that is not positive; a bad mask or reduction.
     """
     p, q = Head(p_hidden, p_weight, p_bias), Head(q_hidden, q_weight, q_bias)
     return _fused(kl_rows(temperature), p, q, mask, reduction)
@@ -95,20 +97,20 @@ def _fused(
     _check(p, q)
     wanted = (_wants_gradient(p), _wants_gradient(q))
     student = student_of(("a tensor of p", wanted[0]), ("a tensor of q", wanted[1]))
-    if student is not None and reduction == "none":
-        raise ValueError(
-            'reduction="none" has no gradient here, because the gradient of the weights is summed '
-            "over positions in the forward pass: choose another one, or call it under no_grad"
-        )
     shape = p.hidden.shape[:-1]
     counts = torch.ones(shape, dtype=torch.bool, device=p.hidden.device)
     if mask is not None:
         counts = fit_mask(mask, shape, "mask")
     rows = counts.flatten().nonzero().squeeze(-1)
     heads = [tensor for head in (p, q) for tensor in (head.hidden.flatten(0, -2), *head[1:])]
-    values, total = _Linear.apply(divergence, student, rows, *heads)
     if student is None:
+        with torch.no_grad():
+            values, _ = _pass(divergence, *_heads(heads), None, rows, [])
         return reduce(values.view(shape), counts, reduction)
+    if reduction == "none":
+        each: Tensor = _EachPosition.apply(divergence, student, rows, *heads)
+        return each.view(shape)
+    total: Tensor = _Total.apply(divergence, student, rows, *heads)
     # Every reduction is a multiple of the sum, the same for all values.
     ones = reduce(counts.to(total.dtype), counts, reduction)
     return total * (ones / max(len(rows), 1))
@@ -146,53 +148,102 @@ def _check(p: Head, q: Head) -> None:
         )
 
 
-class _Linear(torch.autograd.Function):
-    """Values [n] (without gradient) and their sum; forward computes the gradients of the sum."""
+def _heads(tensors: Sequence[Tensor | None]) -> tuple[Head, Head]:
+    return Head(*tensors[:3]), Head(*tensors[3:])  # type: ignore[arg-type]
+
+
+def _dtypes(tensors: Sequence[Tensor | None]) -> list[torch.dtype | None]:
+    return [None if tensor is None else tensor.dtype for tensor in tensors]
+
+
+def _pass(
+    divergence: Divergence,
+    p: Head,
+    q: Head,
+    student: int | None,
+    rows: Tensor,
+    needed: Sequence[bool],
+    upstream: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Values [n] (0 off ``rows``), and the gradients of their sum, weighted by ``upstream`` [n].
+
+    Gradients are those to the student's hidden, weight and bias where ``needed``, times T.
+    """
+    dtype = torch.promote_types(torch.promote_types(p.hidden.dtype, q.hidden.dtype), torch.float32)
+    values = torch.zeros(len(p.hidden), dtype=dtype, device=p.hidden.device)
+    head = (p, q)[student or 0]
+    grads = [
+        torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+        if tensor is not None and wanted
+        else None
+        for tensor, wanted in zip(head, needed, strict=False)
+    ]
+    for chunk in rows.split(max(1, _CHUNK_ELEMENTS // len(p.weight))):
+        logits = (p.logits(chunk), q.logits(chunk))
+        if student is None:
+            values[chunk] = divergence_of_rows(divergence, *logits)
+            continue
+        gradient = logits[student]  # overwritten
+        values[chunk] = divergence_of_rows(divergence, *logits, student, gradient)
+        if upstream is not None:
+            gradient.mul_(upstream[chunk, None].to(gradient.dtype))
+        _accumulate(grads, head, chunk, gradient)
+    return values, grads
+
+
+class _Total(torch.autograd.Function):
+    """The sum of all values; forward computes its gradients while the logits exist."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        divergence: Divergence,
-        student: int | None,
-        rows: Tensor,
-        *tensors: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        p, q = (Head(*tensors[i : i + 3]) for i in (0, 3))  # type: ignore[arg-type]
-        head = q if student is None else (p, q)[student]
-        wide = [torch.promote_types(t.dtype, torch.float32) for t in (p.hidden, q.hidden)]
-        dtype = torch.promote_types(*wide)
-        values = torch.zeros(len(p.hidden), dtype=dtype, device=p.hidden.device)
-        needed = ctx.needs_input_grad[3 + 3 * (student or 0) :]
-        grads = [
-            torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-            if student is not None and tensor is not None and wanted
-            else None
-            for tensor, wanted in zip(head, needed, strict=False)
-        ]
-        for chunk in rows.split(max(1, _CHUNK_ELEMENTS // len(p.weight))):
-            logits = (p.logits(chunk), q.logits(chunk))
-            if student is None:
-                values[chunk] = divergence_of_rows(divergence, *logits)
-                continue
-            gradient = logits[student]  # overwritten
-            values[chunk] = divergence_of_rows(divergence, *logits, student, gradient)
-            _accumulate(grads, head, chunk, gradient)
-        ctx.mark_non_differentiable(values)
+        ctx: Any, divergence: Divergence, student: int, rows: Tensor, *tensors: Tensor | None
+    ) -> Tensor:
+        needed = ctx.needs_input_grad[3 + 3 * student : 6 + 3 * student]
+        values, grads = _pass(divergence, *_heads(tensors), student, rows, needed)
         ctx.student, ctx.temperature = student, divergence.temperature
-        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in head]
+        ctx.dtypes = _dtypes(tensors)
         ctx.save_for_backward(*grads)
-        return values, values.sum()
+        return values.sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, _: Tensor, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         scale = upstream / ctx.temperature
-        grads = [
-            None if grad is None else grad.mul_(scale).to(dtype)
-            for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
-        nothing = [None] * 3
-        return (*nothing, *(grads + nothing if ctx.student == 0 else nothing + grads))
+        grads = [None if grad is None else grad.mul_(scale) for grad in ctx.saved_tensors]
+        return _arguments(ctx.student, grads, ctx.dtypes)
+
+
+class _EachPosition(torch.autograd.Function):
+    """The values [n]; backward makes the logits again, because only it knows each one's weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, divergence: Divergence, student: int, rows: Tensor, *tensors: Tensor | None
+    ) -> Tensor:
+        ctx.divergence, ctx.student = divergence, student
+        ctx.save_for_backward(rows, *tensors)
+        return _pass(divergence, *_heads(tensors), None, rows, [])[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        rows, *tensors = ctx.saved_tensors
+        needed = ctx.needs_input_grad[3 + 3 * ctx.student : 6 + 3 * ctx.student]
+        weights = upstream / ctx.divergence.temperature
+        _, grads = _pass(ctx.divergence, *_heads(tensors), ctx.student, rows, needed, weights)
+        return _arguments(ctx.student, grads, _dtypes(tensors))
+
+
+def _arguments(
+    student: int, grads: Sequence[Tensor | None], dtypes: Sequence[torch.dtype | None]
+) -> tuple[Tensor | None, ...]:
+    """Gradients in the place and type of the arguments of ``apply``."""
+    of_both: list[Tensor | None] = [None] * 6
+    of_both[3 * student : 3 * student + 3] = grads
+    return (None, None, None, *(
+        None if grad is None else grad.to(dtype)
+        for grad, dtype in zip(of_both, dtypes, strict=True)
+    ))  # fmt: skip
 
 
 def _accumulate(grads: list[Tensor | None], head: Head, rows: Tensor, gradient: Tensor) -> None:
