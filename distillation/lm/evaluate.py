@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distillation.lm.data import Blocks, split_documents, spread, text_blocks
 from distillation.lm.metrics import cost, distance
-from distillation.lm.model import LanguageModel, check_vocabulary, load
+from distillation.lm.model import check_vocabulary, load
 from shared import cli
 from shared.checkpoint import verify_folder
 from shared.config import Count, CountOrZero
@@ -20,6 +20,7 @@ from shared.data.text import load_documents
 from shared.environment import describe
 from shared.errors import UserError
 from shared.folder import write_json
+from shared.language_model import LanguageModel
 from shared.seeding import EVALUATION, generator
 
 SHOWN = 2  # continuations

@@ -20,10 +20,10 @@ from distillation.lm.data import (
     spread,
     text_blocks,
 )
-from distillation.lm.model import LanguageModel
 from distillation.lm.objective import Head, TopK
 from shared.data.text import load_documents
 from shared.distributed import global_rows, own_rows
+from shared.language_model import LanguageModel
 from shared.run import Run
 from shared.seeding import EVALUATION, NOISE, generator
 

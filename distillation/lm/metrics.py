@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillation.lm.data import Blocks
-from distillation.lm.model import LanguageModel
 from distillation.lm.objective import POSITIONS, Head
 from distillation.lm.teacher import PER_PASS
 from shared.kl import kl_from_logits
+from shared.language_model import LanguageModel
 from shared.seeding import EVALUATION, generator
 
 COMPARED = ("kl_teacher_student", "kl_student_teacher", "agreement", "cross_entropy_student",

@@ -2,125 +2,24 @@
 
 import copy
 from pathlib import Path
-from typing import Any
 
-import torch
-from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DynamicCache,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging
+from transformers import PreTrainedTokenizerBase
 
-from shared.data.smollm2 import fetch_smollm2
 from shared.errors import UserError
-
-logging.disable_progress_bar()  # of loading weights
-hub_logging.set_verbosity_error()  # an unreachable Hub is said once, by ourselves
-
-
-class LanguageModel(nn.Module):
-    """A transformers model whose logits are left to the caller: logits = hidden @ weight.T.
-
-    Holds no tensor twice, also where the output weights are the embeddings.
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        head = model.get_output_embeddings()
-        bias: Tensor | None = getattr(head, "bias", None)
-        if not isinstance(head, nn.Linear) or bias is not None:
-            raise UserError(f"{model.config.model_type}: output weights of an unknown kind")
-        self.config: PreTrainedConfig = model.config
-        self.trunk: Any = model.base_model
-        tied = head.weight is self.trunk.get_input_embeddings().weight
-        self.head: nn.Linear | None = None if tied else head
-
-    @property
-    def weight(self) -> Tensor:
-        """The output weights [vocabulary, width]."""
-        layer = self.head or self.trunk.get_input_embeddings()
-        weight: Tensor = layer.weight
-        return weight
-
-    @property
-    def vocabulary(self) -> int:
-        return self.weight.shape[0]
-
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [n, length] -> hidden states [n, length, width], weight [vocabulary, width].
-
-        No attention mask: padding is at the end, where a causal model's earlier positions do not
-        see it.
-        """
-        hidden: Tensor = self.trunk(input_ids=tokens, use_cache=False).last_hidden_state
-        return hidden, self.weight
-
-    @torch.no_grad()
-    def complete(self, prompts: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        """Prompts [n, p] and random numbers in [0, 1) [n, new] -> tokens [n, p + new].
-
-        A token is where the cumulated probabilities pass the random number: samples of the very
-        distribution, no top-k, no top-p. Sampling goes on behind an end-of-text.
-        """
-        if not len(prompts):  # a process without rows; attention takes no empty batch
-            return prompts.new_empty(0, prompts.shape[1] + uniforms.shape[1])
-        cache, tokens, step = DynamicCache(config=self.config), prompts, prompts
-        for uniform in uniforms.T:
-            out = self.trunk(input_ids=step, past_key_values=cache, use_cache=True)
-            logits = out.last_hidden_state[:, -1] @ self.weight.T.to(out.last_hidden_state.dtype)
-            cumulated = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
-            target = uniform[:, None].to(cumulated) * cumulated[:, -1:]
-            step = torch.searchsorted(cumulated, target, right=True).clamp(max=logits.shape[-1] - 1)
-            tokens = torch.cat([tokens, step], 1)
-        return tokens
-
-    def to_transformers(self) -> PreTrainedModel:
-        """An ordinary model with these weights, for ``save_pretrained`` and ``generate``."""
-        model = AutoModelForCausalLM.from_config(self.config)
-        model.base_model.load_state_dict(self.trunk.state_dict())
-        if self.head is not None:
-            model.get_output_embeddings().load_state_dict(self.head.state_dict())
-        return model
-
-
-def locate(name: str, root: Path) -> str:
-    """Folder or Hub name of a model; ``smollm2`` is fetched first if it is not there."""
-    return str(fetch_smollm2(root)) if name == "smollm2" else name
+from shared.language_model import LanguageModel, load_causal
 
 
 def load(option: str, name: str, root: Path) -> tuple[LanguageModel, PreTrainedTokenizerBase]:
     """A float32 model and its tokenizer: ``smollm2``, a folder, or a name on the Hub.
 
+    A student's folder may have a configuration and no weights: it starts at random.
+
     Raises:
         UserError: nothing there, no causal language model, or the Hub cannot be reached.
     """
-    source = locate(name, root)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        if option == "--student" and _without_weights(Path(source)):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
-        else:
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=torch.float32, use_safetensors=True
-            )
-    except Exception as error:  # the Hub, its HTTP client, transformers each raise their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        what = "cannot be read" if Path(source).is_dir() else (
-            "is no folder, and the Hub gives no model under this name"
-        )  # fmt: skip
-        raise UserError(f"{option} {name}: {what} ({reason})") from error
+    model, tokenizer = load_causal(option, name, root, may_be_random=option == "--student")
     return LanguageModel(model), tokenizer
-
-
-def _without_weights(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.glob("*.safetensors"))
 
 
 def parse_layers(text: str) -> list[int]:

@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distillation.lm.model import LanguageModel
 from distillation.lm.objective import Head, TopK
 from shared.errors import UserError, full_disk_is_a_user_error
 from shared.interrupt import received
+from shared.language_model import LanguageModel
 from shared.seeding import generator
 
 PER_PASS = 16  # blocks in a forward pass outside training

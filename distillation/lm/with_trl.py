@@ -5,9 +5,10 @@ from pathlib import Path
 
 from distillation.lm.config import Config
 from distillation.lm.lessons import read_blocks
-from distillation.lm.model import LanguageModel, load, start_student, trainable
+from distillation.lm.model import load, start_student, trainable
 from distillation.lm.report import leave
 from shared.folder import claim
+from shared.language_model import LanguageModel
 
 BETA = {"forward": 0.0, "js": 0.5, "reverse": 1.0}  # TRL's name for the choice of divergence
 

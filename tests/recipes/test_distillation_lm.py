@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distillation.lm import bench
-from tests.distillation.lm import tiny
+from tests import tiny
 from tests.helpers import QUIET, ROOT, Processes, metrics
 
 

@@ -14,7 +14,7 @@ from distillation.lm.data import (
     text_blocks,
 )
 from shared.errors import UserError
-from tests.distillation.lm import tiny
+from tests import tiny
 
 
 def test_every_token_but_the_first_is_predicted_once() -> None:

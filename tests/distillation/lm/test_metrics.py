@@ -9,7 +9,7 @@ from distillation.lm.data import text_blocks
 from distillation.lm.metrics import COMPARED, cost, distance, mean_and_error
 from distillation.lm.model import keep_layers
 from distillation.lm.teacher import tabulate
-from tests.distillation.lm import tiny
+from tests import tiny
 
 
 def test_distance_position_by_position() -> None:

@@ -17,7 +17,7 @@ from distillation.lm.model import (
     trainable,
 )
 from shared.errors import UserError
-from tests.distillation.lm import tiny
+from tests import tiny
 
 TOKENS = torch.arange(3, 33).reshape(3, 10)
 

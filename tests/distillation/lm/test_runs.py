@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.distillation.lm import tiny
+from tests import tiny
 from tests.helpers import Processes, Result, assert_same_run, last_state, metrics, refused
 
 # 18 training documents; batches of 5, 5, 1 blocks an epoch; on two processes 3 + 2 and 1 + 0.

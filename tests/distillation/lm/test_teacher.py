@@ -8,7 +8,7 @@ import torch
 from distillation.lm.objective import Head, TopK
 from distillation.lm.teacher import ask, fingerprint, look_up, stored, tabulate, write_texts
 from shared.errors import UserError
-from tests.distillation.lm import tiny
+from tests import tiny
 
 TOKENS = torch.randint(3, tiny.VOCABULARY, (20, 9), generator=torch.Generator())
 ROWS = torch.tensor([7, 0, 19])

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from distillation.lm.model import LanguageModel
+from shared.language_model import LanguageModel
 
 WORDS = [f"{a}{b}" for a in "bcdfghjklm" for b in ("a", "e", "i", "o", "u", "an", "en", "on")]
 VOCABULARY = len(WORDS) + 3  # <unk>, <end>, <pad>

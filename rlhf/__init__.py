@@ -1,0 +1,1 @@
+"""Reward models, KL-penalised PPO, RLOO and DPO: python -m rlhf.train."""
