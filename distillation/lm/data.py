@@ -1,6 +1,5 @@
 """From documents to blocks of tokens with a mask of the predictions that count."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,9 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from shared.distributed import own_rows, world_size
 from shared.errors import UserError
-from shared.seeding import permutation
 
 HELD_OUT = 10  # every tenth document
 
@@ -106,21 +103,3 @@ def padding(tokenizer: PreTrainedTokenizerBase) -> int:
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends a text; -1, which no token equals, if there is none."""
     return -1 if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
-
-
-def stream(n: int, seed: int, start: int, count: int) -> Tensor:
-    """Positions ``start`` ... ``start + count`` of an endless sequence of permutations of n."""
-    first, last = start // n, (start + count - 1) // n
-    joined = torch.cat([permutation(n, seed, number) for number in range(first, last + 1)])
-    return joined[start - first * n : start - first * n + count]
-
-
-def micro_batches(count: int, size: int) -> list[tuple[Tensor, bool]]:
-    """This process's rows of a batch of ``count``, in parts of at most ``size``.
-
-    As many parts on every process, so that none waits for another: one that has too few rows gets
-    row 0 instead, and True, which says that it must not count.
-    """
-    parts = math.ceil(math.ceil(count / world_size()) / size)
-    split = own_rows(torch.arange(count)).tensor_split(parts)
-    return [(rows if len(rows) else torch.tensor([0]), not len(rows)) for rows in split]

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from distillation.lm import objective
 from distillation.lm.config import PRESETS, Config
-from distillation.lm.data import Blocks, micro_batches, stream
+from distillation.lm.data import Blocks
 from distillation.lm.lessons import prepare, read_blocks
 from distillation.lm.model import hidden_matrices, load, start_student, trainable
 from distillation.lm.objective import Head, TopK
 from distillation.lm.report import finish, introduce, unseen_metrics
 from distillation.lm.with_trl import train_with_trl
 from shared import cli
+from shared.batches import micro_batches, stream
 from shared.distributed import global_sum, world_size
 from shared.errors import UserError
 from shared.language_model import locate

@@ -1,16 +1,13 @@
-"""Blocks, masks, the stream of batches: what is counted, once and only where it should be."""
+"""Blocks and masks: what is counted, once and only where it should be."""
 
 import pytest
 import torch
 
-from distillation.lm import data
 from distillation.lm.data import (
     Blocks,
     completed,
-    micro_batches,
     split_documents,
     spread,
-    stream,
     text_blocks,
 )
 from shared.errors import UserError
@@ -71,32 +68,6 @@ def test_the_end_counts_and_what_follows_it_does_not() -> None:
     assert blocks.counts.tolist() == [  # the end inside the prompt ends nothing
         [False, True, True, False, False], [False, True, True, True, True],
     ]  # fmt: skip
-
-
-def test_stream_goes_through_everything_before_it_repeats() -> None:
-    n = 7
-    whole = stream(n, 3, 0, 3 * n)
-    for start in range(0, 3 * n, n):
-        assert sorted(whole[start : start + n].tolist()) == list(range(n))
-    pieces = torch.cat([stream(n, 3, start, 3) for start in range(0, 3 * n, 3)])
-    assert torch.equal(whole, pieces)
-    assert not torch.equal(whole, stream(n, 4, 0, 3 * n))
-
-
-@pytest.mark.parametrize(("count", "size", "world"), [(5, 2, 1), (5, 2, 2), (1, 4, 2), (8, 3, 3)])
-def test_micro_batches_cover_the_batch_once(
-    count: int, size: int, world: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen, lengths = [], set()
-    for rank in range(world):
-        monkeypatch.setattr(data, "world_size", lambda: world)
-        monkeypatch.setattr(data, "own_rows", lambda x, r=rank: x.tensor_split(world)[r])
-        parts = micro_batches(count, size)
-        lengths.add(len(parts))
-        assert all(0 < len(rows) <= size for rows, _ in parts)
-        seen += [row for rows, idle in parts if not idle for row in rows.tolist()]
-    assert sorted(seen) == list(range(count))
-    assert len(lengths) == 1
 
 
 def test_nothing_counts() -> None:
