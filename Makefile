@@ -31,7 +31,7 @@ TRAIN_ARGS = $(if $(RESUME),--resume $(RESUME),$(PRESET) $(if $(SEED),--seed $(S
 
 .PHONY: help setup data train-vae eval-vae sample-vae reproduce-vae bench-vae distill eval-distill \
   reproduce-distillation distill-lm eval-distill-lm reproduce-distill-lm bench-distill \
-  train-ppo train-trpo eval-ppo reproduce-ppo bench-rl \
+  train-ppo train-trpo eval-ppo reproduce-ppo compare-ppo bench-rl \
   demo-kl bench-kl tables test lint clean
 
 help:  ## this list
@@ -115,6 +115,11 @@ bench-rl: $(READY)  ## speed against Stable-Baselines3 and sb3-contrib
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -r requirements-bench.txt -c constraints.txt
 	$(BIN)/python -m trpo_ppo.bench $(ARGS)
+
+compare-ppo: $(READY)  ## scores against Stable-Baselines3 and sb3-contrib at equal steps
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-bench.txt -c constraints.txt
+	$(BIN)/python -m trpo_ppo.compare $(ARGS)
 
 demo-kl: $(READY)  ## what the direction of a KL does: tables and a picture in runs/demo-kl
 	$(BIN)/python -m shared.demo_kl $(ARGS)

@@ -1,9 +1,12 @@
 """Runs behind committed results: trained once, resumed if they were cut off, read back."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,11 @@ def is_finished(folder: Path) -> bool:
     return (folder / "summary.json").is_file()
 
 
-def make_sure(program: str, arguments: str, folder: Path) -> None:
+def make_sure(program: str, arguments: str, folder: Path, **options: Any) -> None:
     """Train the run in ``folder`` to its end, from its newest checkpoint if it has any.
+
+    Args:
+        options: of ``subprocess.run``.
 
     Raises:
         UserError: the training program failed.
@@ -29,9 +35,48 @@ def make_sure(program: str, arguments: str, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         given = [*arguments.split(), "--out", str(folder)]
     print(f"== {folder.name}: {program} {' '.join(given)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", program, *given], check=False)
+    done = subprocess.run([sys.executable, "-m", program, *given], check=False, **options)
     if done.returncode:
         raise UserError(f"the run {folder.name} ended with exit code {done.returncode}")
+
+
+def make_all_sure(runs: Sequence[tuple[str, str, Path]], jobs: int) -> None:
+    """``make_sure`` for (program, arguments, folder) each, ``jobs`` at a time on a thread each.
+
+    Of what the programs say only errors are shown.
+
+    Raises:
+        UserError: a run failed; those under way go on to their end, no other is started.
+    """
+    alone: dict[str, Any] = {
+        "env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL,
+    }  # fmt: skip
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for job in as_completed([pool.submit(make_sure, *run, **alone) for run in runs]):
+            job.result()
+    finally:  # Ctrl-C, too: it reaches the programs, which leave a checkpoint
+        pool.shutdown(cancel_futures=True)
+
+
+def complete(rows: Mapping[str, Sequence[str]], root: Path) -> list[str]:
+    """The rows of a table all of whose runs in ``root`` are finished; says what others lack.
+
+    Raises:
+        UserError: no row has all of its runs.
+    """
+    found, lacking = [], []
+    for row, names in rows.items():
+        missing = [name for name in names if not is_finished(root / name)]
+        if missing:
+            lacking.append(f"{row} ({', '.join(missing) if len(missing) < len(names) else 'all'})")
+        else:
+            found.append(row)
+    if not found:
+        raise UserError(f"{root}: no row has all of its runs yet; missing: {'; '.join(lacking)}")
+    if lacking:
+        print(f"left out, runs are missing: {'; '.join(lacking)}")
+    return found
 
 
 def read_run(program: str, arguments: str, folder: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Every figure is measured in a process of its own, the rows in turn, round after 
 one round. Rows of one group have the same environment, sizes and hyperparameters.
 """
 
-import importlib.util
 import json
 import os
 import statistics
@@ -24,6 +23,7 @@ from shared.environment import describe
 from shared.errors import UserError
 from shared.results import describe_columns, markdown, write_result
 from trpo_ppo.bench_loops import ROWS, measure
+from trpo_ppo.peers import require
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,7 @@ def summary(rounds: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
 
 def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m trpo_ppo.bench"))
-    for package in ("stable_baselines3", "sb3_contrib"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package} is not installed: `make bench-rl` installs it")
+    require()
     if options.only and options.only not in ROWS:
         raise UserError(f"--only {options.only}: no row's name; {', '.join(ROWS)}")
     if options.json and not Path(options.json).parent.is_dir():

@@ -10,7 +10,8 @@ from unittest.mock import patch
 from shared.run import Run
 from trpo_ppo import train
 from trpo_ppo.config import Algorithm, Config, presets
-from trpo_ppo.envs import Environments, columns, make
+from trpo_ppo.envs import Environments, columns
+from trpo_ppo.peers import NAMES, build
 
 Loop = Literal["ours", "peer", "fast", "simulator"]
 
@@ -30,10 +31,9 @@ def _rows() -> dict[str, Row]:
     for env in ("CartPole-v1", "Hopper-v5", "HalfCheetah-v5"):
         algos: list[Algorithm] = ["ppo-clip", "trpo"] if env == "Hopper-v5" else ["ppo-clip"]
         for algo in algos:
-            peer = "stable-baselines3 PPO" if algo == "ppo-clip" else "sb3-contrib TRPO"
             own = f"{env} {algo}"
             found[own] = Row(env, algo, "ours", f"ours, {algo}, the peer's settings", f"{own} peer")
-            found[f"{own} peer"] = Row(env, algo, "peer", f"{peer}, the same settings")
+            found[f"{own} peer"] = Row(env, algo, "peer", f"{NAMES[algo]}, the same settings")
             if env != "CartPole-v1" and algo == "ppo-clip":
                 found[f"{own} fast"] = Row(env, algo, "fast", "ours, 8 x 256, minibatch 512",
                                            f"{own} peer")  # fmt: skip
@@ -104,11 +104,7 @@ def ours(config: Config, steps: int) -> float:
 
 def peer(config: Config, steps: int) -> float:
     """stable-baselines3's PPO or sb3-contrib's TRPO with the same sizes and hyperparameters."""
-    from sb3_contrib import TRPO
-    from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.env_util import make_vec_env
-    from stable_baselines3.common.vec_env import VecNormalize
 
     clock = Clock(config, steps)
 
@@ -122,21 +118,7 @@ def peer(config: Config, steps: int) -> float:
         def _on_step(self) -> bool:
             return True
 
-    make(config.env).close()  # silences MuJoCo, which would write a log here
-    env: Any = make_vec_env(config.env, config.num_envs)
-    if config.normalise:
-        env = VecNormalize(env, gamma=config.gamma)
-    same: dict[str, Any] = {
-        "n_steps": config.rollout, "batch_size": config.minibatch, "learning_rate": config.lr,
-        "gamma": config.gamma, "gae_lambda": config.lam, "device": "cpu", "seed": 0,
-    }  # fmt: skip
-    if config.algo == "trpo":
-        model: Any = TRPO(
-            "MlpPolicy", env, target_kl=config.delta, cg_max_steps=config.cg_iterations,
-            cg_damping=config.damping, n_critic_updates=config.epochs, **same,
-        )  # fmt: skip
-    else:
-        model = PPO("MlpPolicy", env, n_epochs=config.epochs, clip_range=config.clip, **same)
+    model, _ = build(config)
     model.learn((clock.rollouts + 2) * clock.size, callback=Ticks())
     return clock.speed
 

@@ -47,12 +47,13 @@ class Ended(NamedTuple):
 
 
 def make(name: str, **options: Any) -> gym.Env[Any, Any]:
-    """``gym.make`` with errors for people; MuJoCo renders without a display, and stays silent.
+    """``gym.make`` with errors for people; renders without a display, and silently.
 
     Raises:
         UserError: no such environment, or what it needs is not installed.
     """
     os.environ.setdefault("MUJOCO_GL", "egl")  # read once, when mujoco is imported
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws too, and says if it cannot
     try:
         if "mujoco" in str(gym.spec(name).entry_point):
             import mujoco

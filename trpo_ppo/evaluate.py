@@ -1,6 +1,7 @@
 """Evaluate or film a policy: ``python -m trpo_ppo.evaluate [--model FOLDER] [--video FILE]``."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,10 +18,13 @@ from shared.errors import UserError
 from shared.folder import write_json
 from shared.seeding import EVALUATION, generator
 from trpo_ppo.envs import interface, make, to_action
+from trpo_ppo.network import Array
 from trpo_ppo.policy import Agent
 from trpo_ppo.video import film
 
 PRETRAINED = "trpo_ppo/pretrained/cartpole"
+# observation [1, observations] and noise [1, width] -> action [1, width]
+Choose = Callable[[Array, Array], Array]
 ARCHITECTURE = ("width", "depth", "log_std", "normalise")
 
 
@@ -42,11 +46,11 @@ class Options:
     """File that receives every metric, with the environment."""
 
 
-def play(agent: Agent, name: str, episodes: int, seed: int, deterministic: bool) -> list[float]:
-    """Scores of ``episodes`` episodes; the same seeds whoever plays."""
+def play(choose: Choose, name: str, episodes: int, seed: int) -> list[float]:
+    """Scores of ``episodes`` episodes; the same seeds and noise whoever plays."""
     env = make(name)
     face = interface(env, name)
-    actor, scores = agent.actor_arrays(), []
+    scores = []
     for episode in range(episodes):
         key = (seed, EVALUATION, episode + 1)
         observation, _ = env.reset(seed=int(np.random.SeedSequence(key).generate_state(1)[0]))
@@ -54,8 +58,7 @@ def play(agent: Agent, name: str, episodes: int, seed: int, deterministic: bool)
         noise = draw(face.limit, face.width, generator=generator("cpu", *key)).numpy()
         score, over, t = 0.0, False, 0
         while not over:
-            x = actor.normalised(observation[None])
-            action = actor.best(x) if deterministic else actor.sample(x, noise[t, None])
+            action = choose(observation[None], noise[t, None])
             observation, reward, terminated, truncated, _ = env.step(
                 to_action(env.action_space, action[0].astype(np.float32))
             )
@@ -68,8 +71,13 @@ def play(agent: Agent, name: str, episodes: int, seed: int, deterministic: bool)
 def evaluate(agent: Agent, name: str, episodes: int, seed: int = 0) -> dict[str, Any]:
     """Mean and standard deviation of the scores, with the best action and with samples."""
     told: dict[str, Any] = {"env": name, "episodes": episodes}
-    for what in ("deterministic", "stochastic"):
-        scores = play(agent, name, episodes, seed, what == "deterministic")
+    actor = agent.actor_arrays()
+    ways: dict[str, Choose] = {
+        "deterministic": lambda x, _: actor.best(actor.normalised(x)),
+        "stochastic": lambda x, noise: actor.sample(actor.normalised(x), noise),
+    }
+    for what, choose in ways.items():
+        scores = play(choose, name, episodes, seed)
         told |= {what: float(np.mean(scores)), f"{what}_sd": float(np.std(scores)),
                  f"{what}_scores": scores}  # fmt: skip
     return told

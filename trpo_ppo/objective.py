@@ -10,6 +10,7 @@ derivative has the type of the distribution: for every parameter, the derivative
 import torch
 from torch import Tensor
 
+from shared.kl import kl_from_logits_gradient, kl_normal_gradient
 from trpo_ppo.policy import Categorical, Distribution, Gaussian
 
 
@@ -65,13 +66,11 @@ def d_log_prob(new: Distribution, actions: Tensor, weights: Tensor) -> Distribut
 def d_kl(old: Distribution, new: Distribution) -> Distribution:
     """Derivative of sum_i KL(old_i || new_i) with respect to the outputs of ``new``."""
     if isinstance(old, Gaussian) and isinstance(new, Gaussian):
-        precision = torch.exp(-new.logvar)
-        error = new.mean - old.mean
-        spread = torch.exp(old.logvar) + error.square()
-        return Gaussian(error * precision, 0.5 * (1 - spread * precision).sum(0))
+        mean, logvar = kl_normal_gradient(old.mean, old.logvar, new.mean, new.logvar)
+        return Gaussian(mean, logvar.sum(0))
     assert isinstance(old, Categorical)
     assert isinstance(new, Categorical)
-    return Categorical(new.logits.softmax(-1) - old.logits.softmax(-1))
+    return Categorical(kl_from_logits_gradient(old.logits, new.logits))
 
 
 def d_entropy(new: Distribution) -> Distribution:

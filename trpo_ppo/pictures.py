@@ -4,31 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shared.errors import full_disk_is_a_user_error
+from shared.figures import COLOURS, save
 from trpo_ppo.config import Config
 
-matplotlib.use("Agg")
-COLOURS = ("#3b6ea5", "#d1702b", "#4b8b3b", "#8b4b8b", "#999999")
 NAMES = {
     "kl": "KL(old ‖ new), exact", "kl_reverse": "KL(new ‖ old), exact", "kl_k1": "k1",
-    "kl_k3": "k3", "kl_max": "largest of a state",
+    "kl_k3": "k3",
 }  # fmt: skip
-
-
-def save(figure: Figure, path: Path) -> None:
-    with full_disk_is_a_user_error(path):
-        figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
 
 
 def line(axes: Axes, records: Sequence[dict[str, Any]], name: str, **style: Any) -> None:
     """One metric over environment steps, where it was recorded."""
     points = [(r["environment_steps"], r[name]) for r in records if name in r]
     if points:
-        axes.plot(*zip(*points, strict=True), lw=1, **style)
+        axes.plot(*zip(*points, strict=True), **{"lw": 1} | style)
 
 
 def curves(records: Sequence[dict[str, Any]], config: Config, path: Path) -> None:
@@ -40,10 +32,14 @@ def curves(records: Sequence[dict[str, Any]], config: Config, path: Path) -> Non
     score.set_title(f"{config.env}, {config.algo}", fontsize=9, loc="left")
 
     for (name, label), colour in zip(NAMES.items(), COLOURS, strict=True):
-        line(kl, records, name, color=colour, label=label, alpha=0.8)
+        # The exact one wide and below the others, which often lie upon it.
+        wide = {"lw": 3, "alpha": 0.5} if name == "kl" else {"alpha": 0.8}
+        line(kl, records, name, color=colour, label=label, **wide)
+    line(kl, records, "kl_max", color="#999999", label="KL(old ‖ new), largest of a state")
     if config.algo in ("trpo", "ppo-kl-adaptive"):
         kl.axhline(config.delta, ls="--", lw=1, color="black", label="delta")
-    kl.set_yscale("symlog", linthresh=1e-5)
+    kl.set_yscale("symlog", linthresh=1e-4)  # k1 goes below zero
+    kl.axhline(0, lw=0.5, color="black")
     kl.set_ylabel("nats per state, after the update")
     kl.legend(fontsize=7, ncols=2)
 

@@ -16,6 +16,7 @@ from trpo_ppo import pictures
 from trpo_ppo.config import Config
 from trpo_ppo.evaluate import evaluate, headline
 from trpo_ppo.policy import Agent
+from trpo_ppo.trpo import FAILURES
 
 DIALS = {"ppo-clip": "clip", "ppo-kl": "beta", "ppo-kl-adaptive": "delta", "trpo": "delta"}
 
@@ -37,10 +38,13 @@ def introduce(run: Run, config: Config, agent: Agent, rollouts: int) -> None:
 
 
 def tell(run: Run, config: Config, metrics: dict[str, float], rollouts: int) -> None:
-    """A line of metrics.jsonl for every rollout, a line for people now and then."""
+    """A line of metrics.jsonl per rollout; for people one now and then, and where TRPO failed."""
     metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
     steps = run.epoch * config.num_envs * config.rollout
     run.record({"environment_steps": steps} | metrics)
+    for failure, what in FAILURES.items():
+        if metrics.get(f"failed_{failure}"):
+            run.say(f"rollout {run.epoch}/{rollouts}: no step of the policy, {what}")
     if run.epoch % max(1, rollouts // 20) and run.epoch != rollouts:
         return
     score = f"{metrics['score']:.1f}" if "score" in metrics else "none yet"
@@ -109,6 +113,7 @@ Undiscounted return of an episode:
 
 ```python
 from trpo_ppo.policy import Agent
+from trpo_ppo.trpo import FAILURES
 
 agent = Agent.from_pretrained("path/to/this/folder")
 ```

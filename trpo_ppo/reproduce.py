@@ -6,23 +6,19 @@ eight minutes of one core; --jobs of them are trained at a time.
 """
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from shared import cli
-from shared.checkpoint import newest_complete
 from shared.config import Count
 from shared.environment import describe
 from shared.errors import UserError
 from shared.folder import read_metrics
+from shared.reproduce import complete, make_all_sure
 from shared.results import write_result
 from trpo_ppo.envs import Environments, columns
 from trpo_ppo.network import Array
@@ -56,41 +52,16 @@ class Options:
     only: str = ""
     """Train only the runs whose names contain this; results are not written."""
     collect: bool = False
-    """Train nothing: write the results of the runs that are there."""
+    """Train nothing: write the results of the runs that are there; a constraint one of whose runs
+    is missing is left out."""
 
 
-def command(variant: str, task: str, seed: int, steps: int) -> list[str]:
-    return [
-        *VARIANTS[variant][1].split(),
-        "--env",
-        task,
-        "--seed",
-        str(seed),
-        "--steps",
-        str(steps),
-    ]
+def command(variant: str, task: str, seed: int, steps: int) -> str:
+    return f"{VARIANTS[variant][1]} --env {task} --seed {seed} --steps {steps}"
 
 
 def name_of(variant: str, task: str, seed: int) -> str:
     return f"{task}-{variant}-seed{seed}"
-
-
-def train(name: str, arguments: list[str], folder: Path) -> None:
-    """Make sure that the run is there and finished."""
-    if (folder / "summary.json").is_file():
-        return
-    if (folder / "checkpoints").is_dir() and newest_complete(folder / "checkpoints"):
-        arguments = ["--resume", str(folder)]
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        arguments = [*arguments, "--out", str(folder)]
-    print(f"== {name}: trpo_ppo.train {' '.join(arguments)}", flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "trpo_ppo.train", *arguments], check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    if done.returncode:
-        raise UserError(f"the run {name} ended with exit code {done.returncode}")
 
 
 def read(folder: Path) -> dict[str, float]:
@@ -145,12 +116,17 @@ def interval(scores: Array, draws: int = 10_000) -> tuple[float, float]:
 
 
 def collect(options: Options) -> None:
-    """Both tables: normalised as the paper's, and every task's scores."""
+    """Both tables, of the constraints that have all their runs: as the paper's, and every task's.
+
+    Raises:
+        UserError: none has all its runs.
+    """
+    root, seeds = RUNS / str(options.steps), range(options.seeds)
+    wanted = {v: [name_of(v, task, seed) for task in TASKS for seed in seeds] for v in VARIANTS}
     runs = {
-        variant: [[read(RUNS / str(options.steps) / name_of(variant, task, seed))
-                   for seed in range(options.seeds)] for task in TASKS]
-        for variant in VARIANTS
-    }  # fmt: skip
+        variant: [[read(root / name_of(variant, task, seed)) for seed in seeds] for task in TASKS]
+        for variant in complete(wanted, root)
+    }
     scores = {name: np.array([[r["score"] for r in task] for task in of])
               for name, of in runs.items()}  # fmt: skip
     random = np.array([random_score(task) for task in TASKS])
@@ -158,7 +134,8 @@ def collect(options: Options) -> None:
     about = {"steps": options.steps, "seeds": options.seeds, "environment": describe(),
              "random": dict(zip(TASKS, random.tolist(), strict=True))}  # fmt: skip
     rows, tasks = [], []
-    for name, (what, arguments, paper) in VARIANTS.items():
+    for name in runs:
+        what, arguments, paper = VARIANTS[name]
         flat = [run for task in runs[name] for run in task]
         low, high = interval(normalised[name])
         rows.append({
@@ -191,15 +168,12 @@ def main() -> None:
         name_of(variant, task, seed): command(variant, task, seed, options.steps)
         for seed in range(options.seeds) for task in TASKS for variant in VARIANTS
     }  # fmt: skip
-    chosen = {name: arguments for name, arguments in wanted.items() if options.only in name}
+    chosen = [("trpo_ppo.train", arguments, RUNS / str(options.steps) / name)
+              for name, arguments in wanted.items() if options.only in name]  # fmt: skip
     if not chosen:
         raise UserError(f"--only {options.only}: is in no run's name; {', '.join(wanted)}")
     if not options.collect:
-        with ThreadPoolExecutor(options.jobs) as pool:
-            jobs = [pool.submit(train, name, arguments, RUNS / str(options.steps) / name)
-                    for name, arguments in chosen.items()]  # fmt: skip
-            for job in jobs:
-                job.result()
+        make_all_sure(chosen, options.jobs)
     if not options.only:
         collect(options)
         print(f"results in {RESULTS}; now: make tables")

@@ -29,7 +29,7 @@ from trpo_ppo.policy import Agent, Distribution
 from trpo_ppo.report import finish, introduce, tell
 from trpo_ppo.rollout import Batch, collect, finished, prepare, reward_scale
 from trpo_ppo.state import State
-from trpo_ppo.trpo import flat, trust_region_step
+from trpo_ppo.trpo import FAILURES, flat, trust_region_step
 from trpo_ppo.update import descend, mean_kl, measure, passes
 
 Told = dict[str, Tensor | float]
@@ -108,6 +108,7 @@ def trpo_update(
         "backtracks": step.backtracks, "expected_improvement": step.expected,
         "actual_improvement": step.actual, "cg_residual": step.residual,
         "failed_steps": float(not step.accepted),
+        **{f"failed_{why}": float(step.failure == why) for why in FAILURES},
     }  # fmt: skip
 
 

@@ -14,6 +14,14 @@ Product = Callable[[Tensor], Tensor]
 Mean = Callable[[Tensor], Tensor]
 
 
+FAILURES = {  # of a step, as metrics: what became of it
+    "no_gradient": "the surrogate has no gradient",
+    "not_finite": "the gradient is not finite",
+    "curvature": "x'Fx is not a positive finite number",
+    "line_search": "the line search found no step within delta that improves the surrogate",
+}
+
+
 class Step(NamedTuple):
     """What became of an update; ``backtracks`` is how often the step was shortened."""
 
@@ -23,7 +31,7 @@ class Step(NamedTuple):
     expected: float  # improvement of the surrogate by its linear model
     actual: float  # improvement of the surrogate, 0 if there was no step
     residual: float  # |F x - g| / |g| of the conjugate gradient
-    failure: str  # "", "no gradient", "curvature", "not finite" or "line search"
+    failure: str  # one of FAILURES, or "" where it was taken
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -125,9 +133,9 @@ def trust_region_step(
     # The step does not depend on the gradient's length, and huge advantages would overflow.
     length = gradient.abs().max()
     if not torch.isfinite(length):
-        return Step(False, 0, 0.0, 0.0, 0.0, 0.0, "not finite")
+        return Step(False, 0, 0.0, 0.0, 0.0, 0.0, "not_finite")
     if length == 0:
-        return Step(False, 0, 0.0, 0.0, 0.0, 0.0, "no gradient")
+        return Step(False, 0, 0.0, 0.0, 0.0, 0.0, "no_gradient")
     gradient = gradient / length
     product = fisher_vector_product(kl(), parameters, mean, damping)
     x = conjugate_gradient(product, gradient, iterations, tolerance)
@@ -143,4 +151,4 @@ def trust_region_step(
             if moved <= delta and gained > 0:  # NaN is neither
                 return Step(True, tried, moved, expected, gained, residual, "")
         assign(parameters, before)
-    return Step(False, backtracks, 0.0, expected, 0.0, residual, "line search")
+    return Step(False, backtracks, 0.0, expected, 0.0, residual, "line_search")

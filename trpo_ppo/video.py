@@ -10,7 +10,7 @@ from shared.seeding import EVALUATION
 from trpo_ppo.envs import make, to_action
 from trpo_ppo.policy import Agent
 
-WIDTH = 240  # pixels of a frame, at most
+WIDTH = 240  # pixels of a frame: at least this, less than twice as many
 LONGEST = 12.0  # seconds of a film
 FRAMES = 120  # of a film, at most
 

@@ -28,6 +28,7 @@ from shared.kl.discrete import (
     js_from_logits,
     js_from_probs,
     kl_from_logits,
+    kl_from_logits_gradient,
     kl_from_probs,
 )
 from shared.kl.distributions import kl_divergence
@@ -57,6 +58,7 @@ from shared.kl.fused_linear import fused_linear_js, fused_linear_kl
 from shared.kl.gaussian import (
     bhattacharyya_normal,
     kl_normal,
+    kl_normal_gradient,
     kl_standard_normal,
     normal_log_prob,
     renyi_normal,
@@ -158,12 +160,14 @@ __all__ = [
     "kl_divergence",
     "kl_early_stop",
     "kl_from_logits",
+    "kl_from_logits_gradient",
     "kl_from_probs",
     "kl_knn",
     "kl_loss",
     "kl_mvn",
     "kl_mvn_from_scale_tril",
     "kl_normal",
+    "kl_normal_gradient",
     "kl_standard_normal",
     "kl_topk",
     "linear",

@@ -183,6 +183,14 @@ def kl_from_logits(p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsO
     return apply_formula(kl, pair_from_logits, (p_logits, q_logits), options)
 
 
+def kl_from_logits_gradient(p_logits: Tensor, q_logits: Tensor) -> Tensor:
+    """Derivative of ``kl_from_logits`` with respect to q_logits, without autograd: q - p.
+
+    [..., categories] both, the categories last. A finite number also where the KL is infinite.
+    """
+    return q_logits.softmax(-1) - p_logits.softmax(-1)
+
+
 def cross_entropy_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
     """H(p, q) = -sum p log q = H(p) + D(p || q)."""
     return apply_formula(cross_entropy, pair_from_probs, (p, q), options)

@@ -90,6 +90,27 @@ def kl_normal(mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor) ->
     return 0.5 * (standardised + expm1_minus_x(logvar_p - logvar_q))
 
 
+def kl_normal_gradient(
+    mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of ``kl_normal`` with respect to mu_q and logvar_q, without autograd.
+
+    (mu_q - mu_p) / var_q and (1 - var_p / var_q - (mu_q - mu_p)**2 / var_q) / 2, the latter
+    without cancellation between the variances.
+
+    Args:
+        mu_p, logvar_p, mu_q, logvar_q: as in ``kl_normal``; float32: logvar_q > -177.
+
+    Returns:
+        Both per dimension, the first in the shape of the means, the second in that of all four:
+        a sum over what an argument was broadcast along is yours.
+    """
+    precision = torch.exp(-0.5 * logvar_q)
+    standardised = (mu_q - mu_p) * precision
+    widths = torch.expm1(logvar_p - logvar_q)
+    return standardised * precision, -0.5 * (standardised.square() + widths)
+
+
 def normal_log_prob(x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """log N(x; mu, exp(logvar)) per dimension, in nats; shapes broadcast."""
     return -0.5 * (_standardised_square(x - mu, logvar) + logvar + math.log(2 * math.pi))

@@ -35,6 +35,7 @@ PROGRAMS = [
         "distillation.lm.config", "distillation.lm.evaluate", "distillation.lm.reproduce",
         "distillation.lm.bench",
         "trpo_ppo.config", "trpo_ppo.evaluate", "trpo_ppo.reproduce", "trpo_ppo.bench",
+        "trpo_ppo.compare",
     )
 ]  # fmt: skip
 TEXT = "\n".join(path.read_text() for path in READMES)

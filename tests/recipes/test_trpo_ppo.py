@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import imageio.v2 as imageio
+import imageio_ffmpeg
+import numpy as np
 import pytest
 
 from tests.helpers import (
@@ -97,6 +100,33 @@ def test_two_processes_resume_exactly(tmp_path: Path, programs: Programs) -> Non
     assert_same_run(whole, cut)
 
 
+def test_two_processes_stop_their_passes_together(tmp_path: Path, programs: Programs) -> None:
+    argv = [*SMALL, "--epochs", "6", "--lr", "1e-3", "--early-stop", "0.005"]
+    steps = []
+    for ranks in (1, 2):
+        run = tmp_path / f"{ranks}"
+        result = programs(*argv, "--out", run, program="trpo_ppo.train", ranks=ranks)
+        assert result.codes == [0] * ranks, result.errs
+        lines = metrics(run)
+        steps.append([line["gradient_steps"] for line in lines])
+        for line in lines:  # 8 minibatches a pass
+            assert line["kl"] > 1.5 * 0.005 or line["gradient_steps"] == 6 * 8
+    assert steps[0] == steps[1]
+    assert min(steps[0]) < 6 * 8
+
+
+def test_why_a_trust_region_step_failed_is_said(tmp_path: Path, programs: Programs) -> None:
+    """Within so small a region no float32 parameter moves, so nothing improves."""
+    run = tmp_path / "run"
+    result = programs("smoke", "--algo", "trpo", "--delta", "1e-30", "--out", run,
+                      program="trpo_ppo.train")  # fmt: skip
+    assert (result.code, result.err) == (0, "")
+    lines = metrics(run)
+    assert all(line["failed_steps"] == line["failed_line_search"] == 1 for line in lines)
+    assert all(line["kl"] == line["failed_curvature"] == 0 for line in lines)
+    assert result.out.count("no step of the policy, the line search found no step") == len(lines)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_solves_cartpole_within_100k_steps(
@@ -127,6 +157,20 @@ def test_the_run_folder_and_the_film(tmp_path: Path, programs: Programs) -> None
 
     assert evaluate("--episodes", 2, "--video", film, "--json", out).code == 0
     assert film.read_bytes().startswith(b"GIF89a")
+    frames = imageio.mimread(film)
+    assert frames[0].shape[:2] == (200, 300)
+    assert (frames[0] != frames[-1]).any(), "the cart stands still"
+    film = tmp_path / "film.mp4"
+    result = evaluate("--episodes", 1, "--video", film)
+    assert (result.code, result.err) == (0, "")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", film, "-f", "rawvideo", "-pix_fmt", "rgb24",
+               "-"]  # fmt: skip
+    pixels = subprocess.run(command, capture_output=True, check=True).stdout
+    decoded = np.frombuffer(pixels, np.uint8).reshape(-1, 200, 300, 3)
+    assert f"{len(decoded)} frames in {film}" in result.out
+    assert len(decoded) >= len(frames) > 2  # a GIF holds equal frames once
+    lossy = np.abs(decoded[0].astype(int) - frames[0][..., :3]).mean()
+    assert lossy < 0.2 * np.abs(decoded[0].astype(int) - decoded[-1]).mean()
     stored, summary = json.loads(out.read_text()), json.loads((run / "summary.json").read_text())
     assert stored["metrics"]["deterministic"] == summary["evaluation"]["deterministic"]
     other = evaluate("--env", "Hopper-v5")

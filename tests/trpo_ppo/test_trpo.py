@@ -246,19 +246,33 @@ def test_a_failed_search_leaves_every_bit():
             lambda a=agent, x=x, actions=actions: a.policy(x).log_prob(actions), kl,
             agent.policy_parameters(), average_of(32), 0.01, 0.1, 10, 5,
         )  # fmt: skip
-        assert (step.accepted, step.failure, step.backtracks) == (False, "line search", 5)
+        assert (step.accepted, step.failure, step.backtracks) == (False, "line_search", 5)
         after = agent.policy_parameters()
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize(("advantage", "failure"), [(0.0, "no gradient"), (math.nan, "not finite"),
-                                                    (math.inf, "not finite")])  # fmt: skip
+@pytest.mark.parametrize(("advantage", "failure"), [(0.0, "no_gradient"), (math.nan, "not_finite"),
+                                                    (math.inf, "not_finite")])  # fmt: skip
 def test_no_step_without_a_gradient(advantage, failure):
     agent = agent_of("gaussian", 0)
     x = torch.randn(16, 4, dtype=torch.float64)
     before = flat(agent.policy_parameters()).detach().clone()
     step, *_ = run_step(agent, x, sample(agent, x), torch.full((16,), advantage), 0.01)
     assert step.failure == failure
+    assert torch.equal(before, flat(agent.policy_parameters()))
+
+
+@pytest.mark.parametrize("sign", [-1.0, math.nan])
+def test_no_step_along_bad_curvature(sign):
+    agent = agent_of("categorical", 0)
+    x = torch.randn(16, 4, dtype=torch.float64)
+    old, actions = agent.policy(x).detach(), sample(agent, x)
+    before = flat(agent.policy_parameters()).detach().clone()
+    step = trust_region_step(
+        lambda: agent.policy(x).log_prob(actions), lambda: sign * old.kl(agent.policy(x)),
+        agent.policy_parameters(), average_of(16), 0.01, 0.0, 10, 10,
+    )  # fmt: skip
+    assert (step.accepted, step.failure) == (False, "curvature")
     assert torch.equal(before, flat(agent.policy_parameters()))
 
 

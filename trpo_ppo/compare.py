@@ -1,0 +1,119 @@
+"""Scores against stable-baselines3 and sb3-contrib at equal steps: ``python -m trpo_ppo.compare``.
+
+Our default preset of a task, and the peer with the same sizes and hyperparameters; every final
+policy plays the same episodes with its best action. Runs that are finished are kept, one of ours
+that was cut off is resumed, so that the command can be stopped and called again.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from shared import cli
+from shared.config import Count
+from shared.environment import describe
+from shared.reproduce import complete, make_all_sure, read_run
+from shared.results import write_result
+from trpo_ppo.peers import NAMES, require
+
+RUNS = Path("runs/compare-ppo")
+RESULTS = Path("trpo_ppo/results")
+TASKS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train ours and theirs on every task and write trpo_ppo/results/quality.json anew."""
+
+    steps: Count = 300_000
+    """Environment steps of a run."""
+    seeds: Count = 3
+    """Runs of each task and training loop."""
+    jobs: Count = 2
+    """Runs at a time, each on one thread."""
+    collect: bool = False
+    """Train nothing: write the results of the runs that are there; a row one of whose runs is
+    missing is left out."""
+
+
+class Row(NamedTuple):
+    """A training loop on a task; its name in run folders is ``key``."""
+
+    task: str
+    algo: str
+    ours: bool
+
+    @property
+    def key(self) -> str:
+        return f"{self.task}-{self.algo}-{'ours' if self.ours else 'peer'}"
+
+    @property
+    def name(self) -> str:
+        return f"ours, {self.algo}" if self.ours else NAMES[self.algo]
+
+    def run(self, seed: int, steps: int) -> tuple[str, str, Path]:
+        """Program, arguments and folder."""
+        program, preset = ("trpo_ppo.train", "default ") if self.ours else ("trpo_ppo.peers", "")
+        arguments = f"{preset}--env {self.task} --algo {self.algo} --seed {seed} --steps {steps}"
+        return program, arguments, RUNS / str(steps) / f"{self.key}-seed{seed}"
+
+
+ROWS = [Row(task, algo, ours) for task in TASKS for algo in NAMES for ours in (True, False)]
+COLUMNS = [
+    ("task", "task", ""), ("name", "training loop", ""), ("value", "mean score", ",.0f"),
+    ("sd", "sd of the seeds", ",.0f"), ("each", "of each seed", ""), ("n", "seeds", "d"),
+    ("over_peer", "ours less peer", "+,.0f"), ("spread", "sd of both", ",.0f"),
+    ("steps", "steps", ",d"), ("seconds", "seconds a run", ",.0f"),
+]  # fmt: skip
+
+
+def read(row: Row, options: Options) -> dict[str, Any]:
+    """One table row: the mean of each run's episodes, over seeds."""
+    runs = [read_run(*row.run(seed, options.steps)) for seed in range(options.seeds)]
+    scores = [run["evaluation"]["deterministic"] for run in runs]
+    seconds = [run["training_seconds"] for run in runs]
+    return {
+        "task": row.task, "name": row.name, "algo": row.algo, "ours": row.ours,
+        "value": mean(scores), "sd": stdev(scores) if len(scores) > 1 else 0.0,
+        "each": ", ".join(f"{score:,.0f}" for score in scores), "n": len(scores),
+        "scores": scores, "training_scores": [run["training"]["score"] for run in runs],
+        "steps": runs[0]["training"].get("environment_steps", runs[0]["steps"]),
+        "seconds": mean(seconds), "seconds_each": seconds,
+        "episodes": runs[0]["evaluation"]["episodes"], "commands": [run["command"] for run in runs],
+    }  # fmt: skip
+
+
+def beside_peer(rows: list[dict[str, Any]]) -> None:
+    """Into our rows: difference of the means, and the root of both variances' mean."""
+    peers = {(row["task"], row["algo"]): row for row in rows if not row["ours"]}
+    for row in rows:
+        if row["ours"] and (peer := peers.get((row["task"], row["algo"]))):
+            row["over_peer"] = row["value"] - peer["value"]
+            row["spread"] = math.sqrt((row["sd"] ** 2 + peer["sd"] ** 2) / 2)
+
+
+def collect(options: Options) -> None:
+    """quality.json, of the rows that have all their runs."""
+    root, by_key = RUNS / str(options.steps), {row.key: row for row in ROWS}
+    wanted = {key: [f"{key}-seed{seed}" for seed in range(options.seeds)] for key in by_key}
+    rows = [read(by_key[key], options) for key in complete(wanted, root)]
+    beside_peer(rows)
+    write_result(RESULTS / "quality.json", COLUMNS, rows, steps=options.steps,
+                 seeds=options.seeds, environment=describe())  # fmt: skip
+
+
+def main() -> None:
+    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m trpo_ppo.compare"))
+    if not options.collect:
+        require()
+        runs = [row.run(seed, options.steps) for seed in range(options.seeds) for row in ROWS]
+        make_all_sure(runs, options.jobs)
+    collect(options)
+    print(f"results in {RESULTS / 'quality.json'}; now: make tables")
+
+
+if __name__ == "__main__":
+    cli.run(main, "trpo_ppo.compare")
