@@ -5,7 +5,12 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from shared.language_model import LanguageModel
 
@@ -22,17 +27,19 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+def configuration(layers: int, vocabulary: int, tied: bool = True) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+        tie_word_embeddings=tied, initializer_range=0.3, pad_token_id=2, bos_token_id=None,
+        eos_token_id=1,
+    )  # fmt: skip
+
+
 def llama(layers: int = 2, vocabulary: int = VOCABULARY, tied: bool = True) -> LlamaForCausalLM:
     """Random weights, large enough that its predictions differ from uniform ones."""
     torch.manual_seed(layers + vocabulary)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=layers,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-            tie_word_embeddings=tied, initializer_range=0.3, pad_token_id=2, bos_token_id=None,
-            eos_token_id=1,
-        )
-    ).eval()  # fmt: skip
+    return LlamaForCausalLM(configuration(layers, vocabulary, tied)).eval()
 
 
 def model(layers: int = 2, vocabulary: int = VOCABULARY, tied: bool = True) -> LanguageModel:
@@ -41,6 +48,18 @@ def model(layers: int = 2, vocabulary: int = VOCABULARY, tied: bool = True) -> L
 
 def write_model(folder: Path, layers: int = 2, vocabulary: int = VOCABULARY) -> Path:
     llama(layers, vocabulary).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def write_reward_model(
+    folder: Path, labels: int = 1, vocabulary: int = VOCABULARY, seed: int = 0
+) -> Path:
+    """A sequence classifier with random weights."""
+    torch.manual_seed(seed)
+    config = configuration(1, vocabulary)
+    config.num_labels = labels
+    LlamaForSequenceClassification(config).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 

@@ -27,7 +27,8 @@ PROGRAMS = {
     name: importlib.import_module(name)
     for name in (
         "vae.train", "vae.evaluate", "vae.sample", "distillation.train", "distillation.evaluate",
-        "distillation.lm.train", "distillation.lm.evaluate", "trpo_ppo.train", "trpo_ppo.evaluate",
+        "distillation.lm.train", "distillation.lm.evaluate", "rlhf.ppo", "rlhf.evaluate",
+        "rlhf.dpo", "trpo_ppo.train", "trpo_ppo.evaluate",
     )
 }  # fmt: skip
 

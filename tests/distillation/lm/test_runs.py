@@ -10,7 +10,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests import tiny
-from tests.helpers import Processes, Result, assert_same_run, last_state, metrics, refused
+from tests.helpers import (
+    Processes,
+    Result,
+    assert_nearly_same_run,
+    assert_same_run,
+    metrics,
+    refused,
+)
 
 # 18 training documents; batches of 5, 5, 1 blocks an epoch; on two processes 3 + 2 and 1 + 0.
 TINY = ["smoke", "--layers", "0", "--length", "8", "--epochs", "2", "--epoch-blocks", "11",
@@ -90,20 +97,7 @@ def test_two_processes_equal_one(
         argv = [*TINY, *there, *CASES[case], "--out", runs[-1]]
         result = train(processes, *argv, ranks=ranks)
         assert result.codes == [0] * ranks, result.errs
-    same(*runs)
-
-
-def same(a: Path, b: Path) -> None:
-    """Equal but for rounding: weights, gradients' averages, metrics."""
-    (ours, our_state), (theirs, their_state) = last_state(a), last_state(b)
-    assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < 1e-4
-    averages = [name for name in our_state if name.endswith("exp_avg")]
-    assert averages
-    for name in averages:
-        worst = (our_state[name] - their_state[name]).abs().max()
-        assert worst < 1e-3 * our_state[name].abs().max() + 1e-7, name
-    for first, second in zip(metrics(a), metrics(b), strict=True):
-        assert first == pytest.approx(second, rel=1e-4)
+    assert_nearly_same_run(*runs)
 
 
 @pytest.mark.parametrize("case", ["forward", "skew"])
@@ -114,7 +108,7 @@ def test_accumulated_equals_one_big_batch(
     for size in (1, 5):
         argv = [*TINY, *there, *CASES[case], "--micro-batch", size, "--out", tmp_path / str(size)]
         assert train(processes, *argv).code == 0
-    same(tmp_path / "1", tmp_path / "5")
+    assert_nearly_same_run(tmp_path / "1", tmp_path / "5")
 
 
 def test_cached_equals_live(
@@ -124,7 +118,7 @@ def test_cached_equals_live(
     argv = [*TINY, *there, "--teacher-cache", cache]
     for name in ("writes it", "reads it"):
         assert train(processes, *argv, "--out", tmp_path / name).code == 0
-        same(whole, tmp_path / name)
+        assert_nearly_same_run(whole, tmp_path / name)
     refused(
         train(processes, *argv, "--length", "9", "--out", tmp_path / "other"),
         f"--teacher-cache {cache}", "belongs to another teacher, other text",

@@ -1,0 +1,173 @@
+"""Speed of PPO against TRL's last PPO trainer: ``python -m rlhf.bench [--json FILE]``.
+
+Completions per CPU-second of one thread, so other work on the machine hardly disturbs it, and peak
+memory. Every figure is measured in a process of its own, the rows in turn, round after round;
+ratios are of one round.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from rlhf.bench_loops import PEER, PEER_VERSION, ROWS, Row, measure
+from rlhf.config import Config
+from shared import cli
+from shared.config import Count
+from shared.environment import describe
+from shared.errors import UserError
+from shared.results import describe_columns, markdown, write_result
+
+PEER_FOLDER = Path(".venv-trl-1.12")  # of this TRL alone; the rest is that of requirements.txt
+NOTE = (
+    "One iteration is a rollout, its reference pass and two passes of one optimiser step each; the "
+    "first one is not timed. Same model, adapter, prompts, sizes, reward. Not the same algorithm: "
+    "our critic is a head on the policy's trunk, which it does not train; TRL's is a second model "
+    "of the policy's size, all of it trained. With `--critic separate` ours is a second trunk, of "
+    "which the adapter is trained. RLOO has no critic."
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Time an iteration of our PPO, of TRL 1.12's and of TRL 1.16's RLOO, all with an adapter."""
+
+    repetitions: Count = 3
+    """Rounds; each measures every row once, in a new process."""
+    iterations: Count = 2
+    """Iterations per measurement, after a first one that is not timed."""
+    model: str = "smollm2"
+    """As in rlhf.ppo."""
+    batch_size: Count = 16
+    """Completions of an iteration."""
+    micro_batch: Count = 16
+    """Completions computed at a time; must divide --batch-size and be a multiple of 4."""
+    completion: Count = 24
+    """Tokens of a completion at most."""
+    data: str = "data"
+    """Folder of the data sets and of SmolLM2."""
+    json: str = ""
+    """File that receives every figure, with the environment."""
+    only: Literal["", Row] = ""
+    """Measure this row once, in this process, and print it as JSON: what every round is made of."""
+
+
+def config_of(options: Options) -> Config:
+    """What all rows have in common; the rest are the defaults of rlhf.ppo."""
+    return Config(
+        model=options.model, data=options.data, iterations=options.iterations,
+        batch_size=options.batch_size, micro_batch=options.micro_batch,
+        completion=options.completion,
+    )  # fmt: skip
+
+
+def in_new_process(row: Row, options: Options) -> dict[str, float]:
+    """One measurement on one thread; importing and loading are outside its clock."""
+    given = (("iterations", options.iterations), ("model", options.model), ("data", options.data),
+             ("batch-size", options.batch_size), ("micro-batch", options.micro_batch),
+             ("completion", options.completion))  # fmt: skip
+    command = [sys.executable, "-m", "rlhf.bench", "--only", row]
+    command += [part for name, value in given for part in (f"--{name}", str(value))]
+    alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+             "HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    if row == PEER:
+        alone["PYTHONPATH"] = str(PEER_FOLDER)
+    child = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True)
+    if child.returncode:
+        said = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
+        raise UserError(f"{row}: {said[-1].removeprefix('rlhf.bench: error: ')}")
+    found: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
+    return found
+
+
+COLUMNS = (
+    ("name", "training loop", ""),
+    ("samples_per_cpu_second", "completions per CPU-second", ".2f"),
+    ("least", "least", ".2f"),
+    ("most", "most", ".2f"),
+    ("over_peer", f"over TRL {PEER_VERSION}", ".2f"),
+    ("peak_gigabytes", "peak memory, GB", ".1f"),
+    ("memory_of_peer", f"of TRL {PEER_VERSION}", ".0%"),
+    ("trained", "trained parameters", ",d"),
+    ("seconds", "CPU-s per iteration", ".1f"),
+    ("sampling", "sampling", ".0%"),
+    ("judging", "old and reference pass", ".0%"),
+    ("update", "update", ".0%"),
+)
+PHASES = ("sampling", "judging", "update")
+
+
+def summary(rounds: Sequence[dict[Row, dict[str, float]]]) -> list[dict[str, Any]]:
+    """One table row for each loop: medians over the rounds, ratios within a round.
+
+    The phases are shares of the iteration.
+    """
+    table = []
+    for row, about in ROWS.items():
+        own, peer = [one[row] for one in rounds], [one[PEER] for one in rounds]
+        speeds = [one["samples_per_cpu_second"] for one in own]
+
+        def ratio(key: str, own: Any = own, peer: Any = peer) -> float:
+            values = (a[key] / b[key] for a, b in zip(own, peer, strict=True))
+            return round(statistics.median(values), 3)
+
+        def median(key: str, own: Any = own) -> float:
+            return statistics.median(one[key] for one in own)
+
+        table.append({
+            "row": row, "name": about.name, "n": len(rounds),
+            "samples_per_cpu_second": round(statistics.median(speeds), 3),
+            "least": round(min(speeds), 3), "most": round(max(speeds), 3),
+            "over_peer": ratio("samples_per_cpu_second"),
+            "peak_gigabytes": round(median("peak_bytes") / 1e9, 2),
+            "memory_of_peer": ratio("peak_bytes"), "trained": int(own[0]["trained"]),
+            "seconds": round(median("seconds"), 2),
+        } | {
+            phase: round(statistics.median(one[phase] / one["seconds"] for one in own), 3)
+            for phase in PHASES if phase in own[0]
+        })  # fmt: skip
+    return table
+
+
+def check(options: Options) -> None:
+    """UserError unless the sizes fit, the peer is there and results can be written."""
+    if options.batch_size % options.micro_batch or options.micro_batch % 4:
+        raise UserError(f"--micro-batch {options.micro_batch}: must divide --batch-size "
+                        f"{options.batch_size} and be a multiple of 4")  # fmt: skip
+    if options.json and not Path(options.json).parent.is_dir():
+        raise UserError(f"--json {options.json}: {Path(options.json).parent} is no folder")
+    if not options.only and not (PEER_FOLDER / "trl").is_dir():
+        raise UserError(f"{PEER_FOLDER}: TRL {PEER_VERSION} is not there; `make bench-rlhf` puts "
+                        f"it there")  # fmt: skip
+
+
+def main() -> None:
+    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m rlhf.bench"))
+    check(options)
+    torch.set_num_threads(1)
+    if options.only:
+        print(json.dumps(measure(options.only, config_of(options))))
+        return
+    rounds: list[dict[Row, dict[str, float]]] = []
+    for count in range(1, options.repetitions + 1):
+        rounds.append({row: in_new_process(row, options) for row in ROWS})
+        told = (f"{row} {one['samples_per_cpu_second']:.2f}" for row, one in rounds[-1].items())
+        print(f"round {count}/{options.repetitions}: {', '.join(told)}", flush=True)
+    table = summary(rounds)
+    print("\n" + markdown({"columns": describe_columns(COLUMNS), "rows": table}) + "\n" + NOTE)
+    if options.json:
+        write_result(
+            Path(options.json), COLUMNS, table, note=NOTE, rounds=rounds,
+            load_average=os.getloadavg(), options=asdict(options), environment=describe(),
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.run(main, "rlhf.bench")

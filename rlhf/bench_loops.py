@@ -1,0 +1,271 @@
+"""The training loops that ``rlhf.bench`` times, each in a process of its own.
+
+All start from one model, with the same adapter, prompts of one length, sizes and reward: a tiny
+sequence classifier with random weights, which costs next to nothing.
+"""
+
+import gc
+import json
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
+from unittest.mock import patch
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+
+from rlhf import ppo
+from rlhf.config import Config
+from rlhf.openings import openings
+from rlhf.prompts import read_prompts
+from rlhf.rewards import load_reward
+from rlhf.task import Task
+from rlhf.trl_runs import adapter
+from shared.errors import UserError
+from shared.language_model import load_causal, locate
+from shared.run import Run
+
+P, R = ParamSpec("P"), TypeVar("R")
+Row = Literal["ours", "ours-separate", "ours-bf16", "trl-1.12", "rloo"]
+PEER: Row = "trl-1.12"
+PEER_VERSION = "1.12.0"
+PROMPT = 7  # tokens of a prompt, the most frequent length of ours: no padding anywhere
+GENERATIONS = 4  # completions of a prompt, RLOO only
+
+
+class About(NamedTuple):
+    """What a row is called, and how its settings differ from the common ones."""
+
+    name: str
+    changes: dict[str, Any]
+
+
+ROWS: dict[Row, About] = {  # in the order of a round
+    "ours": About("ours, float32", {}),
+    "ours-separate": About("ours, float32, `--critic separate`", {"critic": "separate"}),
+    "ours-bf16": About("ours, bf16 autocast", {"mixed_precision": "bf16"}),
+    "trl-1.12": About(f"TRL {PEER_VERSION} `PPOTrainer`, float32", {}),
+    "rloo": About("TRL 1.16 `RLOOTrainer`, float32, no critic", {}),
+}
+
+
+class Clock:
+    """CPU-seconds of whole iterations from the end of the first one on, and of their phases."""
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations, self.ticks = iterations, 0
+        self.start = self.seconds = 0.0
+        self.phases: dict[str, float] = {}
+
+    def tick(self) -> None:
+        """An iteration is done."""
+        self.ticks += 1
+        if self.ticks == 1:
+            self.phases = dict.fromkeys(self.phases, 0.0)
+            self.start = time.process_time()
+        if self.ticks == 1 + self.iterations:
+            self.seconds = time.process_time() - self.start
+
+    def timed(self, phase: str, function: Callable[P, R]) -> Callable[P, R]:
+        """``function``, its CPU-seconds added to a phase."""
+        self.phases[phase] = 0.0
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            start = time.process_time()
+            result = function(*args, **kwargs)
+            self.phases[phase] += time.process_time() - start
+            return result
+
+        return call
+
+    def figures(self, batch_size: int, trained: int) -> dict[str, float]:
+        """CPU-seconds of an iteration and its phases, samples of one, peak memory in bytes."""
+        if self.ticks != 1 + self.iterations:
+            raise RuntimeError(f"{self.ticks} iterations, not {1 + self.iterations}")
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        whole = {"seconds": self.seconds} | self.phases
+        return {name: x / self.iterations for name, x in whole.items()} | {
+            "samples_per_cpu_second": self.iterations * batch_size / self.seconds,
+            "peak_bytes": float(peak), "trained": float(trained),
+        }  # fmt: skip
+
+
+def measure(row: Row, config: Config) -> dict[str, float]:
+    """One row in this process; ``config.iterations`` are timed, after one that is not."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, (_, changes) = Path(name), ROWS[row]
+        prompts, reward = write_inputs(folder, config)
+        config = replace(
+            config, **changes, prompts=str(prompts), reward=(str(reward),), gold="",
+            checkpoint_every=10**6, out=str(folder / "run"),
+        )  # fmt: skip
+        clock = Clock(config.iterations)
+        config = replace(config, iterations=1 + config.iterations)
+        torch.set_flush_denormal(True)  # shared.launch does so for ours
+        loops = {"trl-1.12": trl_ppo, "rloo": trl_rloo}
+        return clock.figures(config.batch_size, loops.get(row, ours)(config, clock))
+
+
+def write_inputs(folder: Path, config: Config) -> tuple[Path, Path]:
+    """A file of prompts of ``PROMPT`` tokens, and a reward model with the policy's tokenizer.
+
+    Raises:
+        UserError: the model's tokenizer gives no opening so many tokens.
+    """
+    tokenizer = tokenizer_of(config)
+    kept = [text for text in openings() if len(tokenizer(text)["input_ids"]) == PROMPT]
+    if not kept:
+        raise UserError(f"--model {config.model}: none of our prompts has {PROMPT} tokens")
+    prompts, reward = folder / "prompts.jsonl", folder / "reward"
+    prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in kept))
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForSequenceClassification(shape).save_pretrained(reward)
+    tokenizer.save_pretrained(reward)
+    return prompts, reward
+
+
+def tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer as TRL needs it: padding on the left, by a token of its own.
+
+    TRL 1.12 takes every such token for padding; the end-of-text would never be trained.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        locate(config.model, Path(config.data)), padding_side="left"
+    )
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer.pad_token = tokenizer.unk_token
+    return tokenizer
+
+
+def trained_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def ours(config: Config, clock: Clock) -> int:
+    """``rlhf.ppo.train`` with its metrics, without the final evaluation."""
+    introduce, stepped, complete = ppo.introduce, Run.stepped, Task.complete
+    trained = 0
+
+    def introduced(run: Run, config: Config, policy: Any, prompts: Any) -> None:
+        nonlocal trained
+        trained = trained_parameters(policy)
+        introduce(run, config, policy, prompts)
+
+    def counted(run: Run, **metrics: Any) -> None:
+        stepped(run, **metrics)
+        clock.tick()
+
+    with (
+        patch.object(ppo, "introduce", introduced),
+        patch.object(Run, "stepped", counted),
+        patch.object(Task, "complete", clock.timed("sampling", complete)),
+        patch.object(ppo, "judge", clock.timed("judging", ppo.judge)),
+        patch.object(ppo, "update", clock.timed("update", ppo.update)),
+        patch.object(ppo, "finish", lambda *_: None),
+    ):
+        ppo.train("bench", config)
+    return trained
+
+
+class Ticks(TrainerCallback):  # type: ignore[misc]
+    """Tells a clock of every so many ends of a trainer's step."""
+
+    def __init__(self, clock: Clock, every: int) -> None:
+        self.clock, self.every, self.steps = clock, every, 0
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.steps += 1
+        if self.steps % self.every == 0:
+            self.clock.tick()
+
+
+def common(config: Config) -> dict[str, Any]:
+    """Arguments of both of TRL's trainers: our sizes, float32, nothing written or evaluated."""
+    return {
+        "output_dir": config.out,
+        "per_device_train_batch_size": config.micro_batch,
+        "gradient_accumulation_steps": config.batch_size // config.micro_batch,
+        "learning_rate": config.lr,
+        "temperature": config.temperature,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+
+
+def trl_ppo(config: Config, clock: Clock) -> int:
+    """TRL's last PPO trainer; its critic is a model of the policy's size, all of it trained."""
+    import trl
+    from datasets import Dataset
+    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+
+    if trl.__version__ != PEER_VERSION:
+        raise UserError(f"the PPO trainer is in TRL {PEER_VERSION}, found {trl.__version__}")
+    model, _ = load_causal("--model", config.model, Path(config.data))
+    tokenizer = tokenizer_of(config)
+    prompts = read_prompts("--prompts", config.prompts, tokenizer, PROMPT, held_out=False)
+    critic, reward = (
+        AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=model.dtype)
+        for source in (locate(config.model, Path(config.data)), config.reward[0])
+    )
+    args = PPOConfig(
+        **common(config), total_episodes=config.iterations * config.batch_size,
+        response_length=config.completion, stop_token="eos", num_ppo_epochs=config.epochs,
+        local_rollout_forward_batch_size=config.micro_batch, kl_coef=config.beta,
+        num_sample_generations=0,
+    )  # fmt: skip
+    trainer = PPOTrainer(
+        args=args, processing_class=tokenizer, model=model, ref_model=None, reward_model=reward,
+        train_dataset=Dataset.from_dict({"input_ids": prompts.tokens}), value_model=critic,
+        callbacks=[Ticks(clock, every=1)], peft_config=adapter(config, model, "CAUSAL_LM"),
+    )  # fmt: skip
+    sampled = clock.timed("sampling", ppo_trainer.batch_generation)
+    gc.collect()
+    with patch.object(ppo_trainer, "batch_generation", sampled):
+        trainer.train()
+    return trained_parameters(trainer.model)
+
+
+def trl_rloo(config: Config, clock: Clock) -> int:
+    """TRL's RLOO of today: as many passes over a rollout, several completions of a prompt."""
+    from datasets import Dataset
+    from trl import RLOOConfig, RLOOTrainer
+
+    model, _ = load_causal("--model", config.model, Path(config.data))
+    tokenizer = tokenizer_of(config)
+    prompts = read_prompts("--prompts", config.prompts, tokenizer, PROMPT, held_out=False)
+    args = RLOOConfig(
+        **common(config), max_steps=config.iterations * config.epochs,
+        max_completion_length=config.completion, num_iterations=config.epochs, beta=config.beta,
+        num_generations=GENERATIONS, top_p=1.0, top_k=0, disable_dropout=True,
+    )  # fmt: skip
+    trainer = RLOOTrainer(
+        model=model, reward_funcs=[load_reward("--reward", config.reward[0], Path(config.data))],
+        args=args, train_dataset=Dataset.from_dict({"prompt": prompts.texts}),
+        processing_class=tokenizer, callbacks=[Ticks(clock, every=config.epochs)],
+        peft_config=adapter(config, model, "CAUSAL_LM"),
+    )  # fmt: skip
+    trainer.train()
+    return trained_parameters(trainer.model)

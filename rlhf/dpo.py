@@ -1,0 +1,108 @@
+"""DPO on preference pairs by TRL: ``python -m rlhf.dpo [preset] [--beta 0.1 ...]``."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf import pictures
+from rlhf.policy import Policy
+from rlhf.prompts import read_preferences, read_prompts
+from rlhf.reference_kl import ReferenceKL
+from rlhf.report import finish
+from rlhf.task import Task
+from rlhf.trl_runs import TrainerConfig, adapter, common, first, third_party, train_with
+from shared import cli
+from shared.config import Count, CountOrZero, Positive
+from shared.folder import read_metrics
+from shared.language_model import load_causal, locate
+from shared.launch import on_main, start
+from shared.run import Run
+
+
+@dataclass(frozen=True)
+class Config(TrainerConfig):
+    """Train a language model on preference pairs by DPO (Rafailov et al. 2023)."""
+
+    preferences: str = "movies"
+    """movies: the committed pairs. Or a file or a data set of the Hub with the columns `prompt`,
+    `chosen`, `rejected`, text or conversational."""
+    limit: CountOrZero = 0
+    """Only the first so many pairs. 0: all."""
+    beta: Positive = 0.1
+    """Coefficient of KL(policy || reference) in the objective that DPO solves, reward per nat."""
+    epochs: Count = 2
+    """Passes over the pairs."""
+    kl_prompts: Count = 32
+    """Held-out prompts on which KL(policy || reference) is measured during training."""
+    kl_every: Count = 20
+    """Optimiser steps between these measurements."""
+
+
+# Rafailov et al. 2023, appendix B, on IMDb preferences of one's own making; batch 64, 150 steps of
+# warm-up, 1e-6. Needs the Hub.
+PRESETS = {
+    "smoke": Config(
+        lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, completion=8,
+        kl_prompts=4, kl_every=2, evaluation_prompts=4, checkpoint_every=2,
+    ),
+    "default": Config(mixed_precision="bf16"),
+    "paper": Config(
+        model="openai-community/gpt2-large", lora=0, prompts="stanfordnlp/imdb",
+        gold="siebert/sentiment-roberta-large-english", completion=48, batch_size=64,
+        micro_batch=16, lr=1e-6, warmup=150, epochs=3, mixed_precision="bf16",
+    ),
+}  # fmt: skip
+
+
+def train(preset: str, config: Config) -> None:
+    """The whole of training, from pairs to the run folder's summary."""
+    from trl import DPOConfig, DPOTrainer  # seconds to import
+
+    accelerator = start(config)
+    root = Path(config.data)
+    on_main(accelerator, lambda: locate(config.model, root))
+    model, tokenizer = load_causal("--model", config.model, root)
+    pairs = first(
+        read_preferences("--preferences", config.preferences, held_out=False), config.limit
+    )
+    task = Task(config, tokenizer, model.config, rewards=())
+    prompts = read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
+                           held_out=True, limit=config.kl_prompts)  # fmt: skip
+    lora = adapter(config, model, "CAUSAL_LM")
+    run = Run("rlhf-dpo", preset, config, accelerator)
+    with third_party():
+        trainer = DPOTrainer(
+            model=model,
+            # Without an adapter TRL would load the reference anew from where the model's
+            # configuration says it came from, whatever its weights are by now.
+            ref_model=None if lora else copy.deepcopy(model),
+            args=DPOConfig(
+                **common(run, config),
+                beta=config.beta,
+                num_train_epochs=config.epochs,
+                max_length=None,
+                disable_dropout=True,
+            ),
+            train_dataset=pairs,
+            processing_class=tokenizer,
+            peft_config=lora,
+        )
+    policy = Policy(trainer.model, trainer.ref_model).to(accelerator.device)
+    run.say(
+        f"run      {run.folder}\n"
+        f"data     {len(pairs):,} pairs to train on, {config.epochs} passes\n"
+        f"units    KL in nats per sequence"
+    )
+    trainer.add_callback(ReferenceKL(run, policy, task, prompts, config.kl_every))
+    if train_with(trainer, run, config):
+        finish(run, config, policy, task, tokenizer)
+        panels = ("loss", "rewards/accuracies", "rewards/margins")
+        pictures.curves(read_metrics(run.folder), panels, run.folder / "pictures" / "loss.png")
+
+
+def main() -> None:
+    train(*cli.read_config(PRESETS, "python -m rlhf.dpo"))
+
+
+if __name__ == "__main__":
+    cli.run(main, "rlhf.dpo")

@@ -1,0 +1,175 @@
+"""Measure a trained policy beside its reference: ``python -m rlhf.evaluate [--model RUN]``."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf.config import LanguageConfig
+from rlhf.policies import load_policy
+from rlhf.policy import Policy
+from rlhf.prompts import Prompts, read_prompts
+from rlhf.rollout import Completions, judge
+from rlhf.task import Task
+from shared import cli
+from shared.config import Count, CountOrZero
+from shared.environment import describe
+from shared.folder import write_json
+from shared.kl import log_ratio_estimator
+from shared.seeding import EVALUATION, generator
+
+PER_PASS = 16  # completions at a time
+SHOWN = 8  # samples kept in the metrics
+
+
+@dataclass(frozen=True)
+class Options:
+    """Rewards, KL and completions of a policy and its reference on held-out prompts."""
+
+    model: str = "pretrained"
+    """pretrained: the committed policy. Or a run folder, a model folder (an adapter or a whole
+    model), or a model of the Hub."""
+    pretrained: bool = False
+    """The committed policy, whatever --model says."""
+    prompts: str = ""
+    """As in training; empty: those that the model was trained on, held-out ones."""
+    reward: tuple[str, ...] = ("pretrained",)
+    """Proxy rewards to report, as in training."""
+    count: Count = 128
+    """Held-out prompts at most."""
+    completion: CountOrZero = 0
+    """Tokens of a completion at most. 0: as in training."""
+    seed: CountOrZero = 0
+    """Seed of the completions."""
+    data: str = "data"
+    """Folder of the data sets and of SmolLM2."""
+    json: str = ""
+    """File for the metrics and samples."""
+
+
+def mean_and_error(x: Tensor) -> tuple[float, float]:
+    """Mean of [n] numbers and its standard error."""
+    wide = x.double()
+    return wide.mean().item(), (wide.std() / len(wide) ** 0.5).item()
+
+
+@torch.no_grad()
+def on_policy(
+    policy: Policy, task: Task, prompts: Prompts, seed: int = 0
+) -> tuple[Completions, Tensor, Tensor]:
+    """A completion of every prompt, and KL(policy || reference) of each in nats, estimated twice.
+
+    [n] Rao-Blackwellised, exact at every sampled prefix (Amini et al. 2025), and [n] k1. The random
+    numbers are a function of the seed alone.
+    """
+    uniforms = uniforms_of(task, prompts, seed).to(policy.lm.weight.device)
+    completions = task.complete(policy.lm, prompts, uniforms)
+    said = judge(policy, completions, task.temperature, PER_PASS)
+    mask = completions.mask
+    kl = torch.where(mask, said["kl"], 0.0).sum(1)
+    k1 = log_ratio_estimator(said["log_prob"], said["reference"], "k1", mask=mask).sum(1)
+    return completions, kl, k1
+
+
+def uniforms_of(task: Task, prompts: Prompts, seed: int) -> Tensor:
+    """The random numbers in [0, 1) that completions are sampled from: [n, time] on the CPU."""
+    return torch.rand(
+        len(prompts.texts), task.config.completion,
+        generator=generator("cpu", seed, EVALUATION, 1),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def evaluate(policy: Policy, task: Task, prompts: Prompts, seed: int = 0) -> dict[str, Any]:
+    """Rewards of policy and reference, and the KL between them, on completions sampled here.
+
+    KL(policy || reference) in nats per sequence as by :func:`on_policy`, each with its standard
+    error over sequences. Both sample from the same random numbers.
+    """
+    completions, kl, k1 = on_policy(policy, task, prompts, seed)
+    with policy.as_reference() as lm:
+        uniforms = uniforms_of(task, prompts, seed).to(lm.weight.device)
+        of_reference = task.complete(lm, prompts, uniforms)
+    mask, temperature = completions.mask, task.temperature
+    told: dict[str, Any] = {"prompts": len(prompts.texts), "temperature": temperature}
+    told["kl"], told["kl_standard_error"] = mean_and_error(kl)
+    told["kl_k1"], told["kl_k1_standard_error"] = mean_and_error(k1)
+    told["kl_per_token"] = (kl.sum() / mask.sum()).item()
+    names = [*task.names, *["gold"] * len(task.gold)]
+    for who, answers in (("policy", completions), ("reference", of_reference)):
+        found = task.rewards_of(prompts, answers)
+        told[who] = {
+            "length": answers.mask.sum(1).double().mean().item(),
+            "eos_rate": answers.ended.double().mean().item(),
+        }
+        for name, column in zip(names, found.T, strict=True):
+            mean, error = mean_and_error(column)
+            told[who][name] = {"mean": mean, "standard_error": error, "sd": column.std().item()}
+    shown = slice(0, SHOWN)
+    told["samples"] = [
+        {"prompt": prompt, "reference": before, "policy": after}
+        for prompt, before, after in zip(
+            prompts.texts[shown], of_reference.at(shown).texts(task.tokenizer),
+            completions.at(shown).texts(task.tokenizer), strict=True,
+        )
+    ]  # fmt: skip
+    return told
+
+
+def headline(metrics: dict[str, Any]) -> str:
+    """The metrics as lines for people."""
+    told = [
+        f"{'KL(policy || reference)':<28}{metrics['kl']:.2f} +- {metrics['kl_standard_error']:.2f} "
+        f"nats per sequence (k1: {metrics['kl_k1']:.2f} +- {metrics['kl_k1_standard_error']:.2f}), "
+        f"{metrics['kl_per_token']:.3f} per token"
+    ]
+    policy, reference = metrics["policy"], metrics["reference"]
+    for name in (key for key in policy if isinstance(policy[key], dict)):
+        after, before = policy[name], reference[name]
+        what = "gold reward" if name == "gold" else f"reward {name}"
+        told.append(
+            f"{what:<28}{after['mean']:.3f} +- {after['standard_error']:.3f}, reference "
+            f"{before['mean']:.3f} +- {before['standard_error']:.3f} (sd {before['sd']:.3f})"
+        )
+    told.append(
+        f"{'tokens, ended by itself':<28}{policy['length']:.1f}, {policy['eos_rate']:.0%}; "
+        f"reference {reference['length']:.1f}, {reference['eos_rate']:.0%}"
+    )
+    return "\n".join(told)
+
+
+def samples(metrics: dict[str, Any], count: int = 4) -> str:
+    """Completions before and after, as lines for people."""
+    return "\n\n".join(
+        f"{s['prompt']} ...\n  before: {' '.join(s['reference'].split())}\n"
+        f"  after:  {' '.join(s['policy'].split())}"
+        for s in metrics["samples"][:count]
+    )
+
+
+def main() -> None:
+    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m rlhf.evaluate"))
+    name = "pretrained" if options.pretrained else options.model
+    policy, tokenizer, about = load_policy(name, Path(options.data))
+    trained = {**LanguageConfig().__dict__, **about.get("config", {})}
+    config = LanguageConfig(
+        prompts=options.prompts or trained["prompts"], data=options.data,
+        completion=options.completion or trained["completion"], gold=trained["gold"],
+        max_prompt=trained["max_prompt"],
+    )  # fmt: skip
+    task = Task(config, tokenizer, policy.model.config, options.reward,
+                trained.get("temperature", 1.0))  # fmt: skip
+    prompts = read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
+                           held_out=True, limit=options.count)  # fmt: skip
+    metrics = evaluate(policy, task, prompts, options.seed)
+    print(f"{headline(metrics)}\n\n{samples(metrics)}")
+    if options.json:
+        write_json(Path(options.json), {"model": name, "metrics": metrics,
+                                        "environment": describe()})  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.run(main, "rlhf.evaluate")

@@ -1,0 +1,166 @@
+"""Policy, reference and value function: one trunk where an adapter makes that possible."""
+
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from shared.errors import UserError
+from shared.kl import entropy_from_logits, kl_from_logits
+from shared.language_model import LanguageModel
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """PEFT 0.21 asks models of transformers 5 by a name that is going: a FutureWarning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing", FutureWarning)
+        yield
+
+
+def with_adapter(model: PreTrainedModel, rank: int, targets: Sequence[str]) -> PeftModel:
+    """The model with a trained low-rank adapter (Hu et al. 2021) that starts as the identity.
+
+    Raises:
+        UserError: no layer has one of these names.
+    """
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=list(targets),
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    try:
+        with quiet_peft():
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"--lora-targets {' '.join(targets)}: no linear layer of the model is "
+                        f"named so") from error  # fmt: skip
+
+
+class Policy(nn.Module):
+    """A causal language model that is trained, what it is held near, and a value of every state.
+
+    With an adapter the reference is the model with the adapter off; without one it is a frozen
+    copy. The value head starts at zero; it reads the policy's last hidden states,
+    which get no gradient from it, or with ``critic="separate"`` those of a trunk of its own, trained
+    like the policy's.
+    """
+
+    def __init__(
+        self, model: PeftModel | PreTrainedModel, reference: PreTrainedModel | None = None,
+        critic: str = "shared",
+    ) -> None:  # fmt: skip
+        """``reference`` is needed without an adapter."""
+        super().__init__()
+        if reference is None and not isinstance(model, PeftModel):
+            raise ValueError("a model without an adapter needs a reference")
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):  # ratios of one policy to itself must be 1
+                module.p = 0.0
+        self.model: Any = model
+        self.critic: Any = copy.deepcopy(model) if critic == "separate" else None
+        self.frozen: Any = reference.requires_grad_(False).eval() if reference else None
+        self.value = nn.Linear(model.config.hidden_size, 1)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    @property
+    def lm(self) -> LanguageModel:
+        """The policy as a trunk with output weights: the same parameters, not a copy."""
+        return _as_trunk(self.model)
+
+    def forward(
+        self, tokens: Tensor, attention: Tensor, prompt: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States before every token of the completions, output weights, values.
+
+        Args:
+            tokens, attention: [n, prompt + time]; prompts padded on the left.
+            prompt: length of the padded prompts.
+
+        Returns:
+            [n, time, width], [vocabulary, width], [n, time]
+        """
+        hidden, weight = self.lm(tokens, attention)
+        if self.critic is None:
+            of_value = hidden.detach()  # errors of the value must not move the policy
+        else:
+            of_value = _as_trunk(self.critic)(tokens, attention)[0]
+        values: Tensor = self.value(of_value[:, prompt - 1 : -1]).squeeze(-1)
+        return hidden[:, prompt - 1 : -1], weight, values
+
+    @torch.no_grad()
+    def reference(self, tokens: Tensor, attention: Tensor, prompt: int) -> Tensor:
+        """The reference's states [n, time, width] before every token of the completions."""
+        with self.as_reference() as lm:
+            return lm(tokens, attention)[0][:, prompt - 1 : -1]
+
+    @contextmanager
+    def as_reference(self) -> Iterator[LanguageModel]:
+        """The reference as a trunk with output weights, valid inside the ``with``."""
+        if self.frozen is not None:
+            yield _as_trunk(self.frozen)
+        else:
+            with adapter_off(self.model):
+                yield self.lm
+
+    @property
+    def reference_weight(self) -> Tensor:
+        """The reference's output weights [vocabulary, width]; an adapter leaves them alone."""
+        return (_as_trunk(self.frozen) if self.frozen is not None else self.lm).weight
+
+    def save_memory(self) -> None:
+        """Keep no activations inside the layers; they are computed again in the backward pass."""
+        for model in filter(None, (self.model, self.critic)):
+            trunk = _as_trunk(model).trunk
+            trunk.activation_checkpointing_enable({"use_reentrant": False})
+            trunk.train()  # transformers recomputes in training mode only; there is no dropout
+
+
+def _as_trunk(model: Any) -> LanguageModel:
+    return LanguageModel(model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """The model as it was before it was trained, inside the ``with``."""
+    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def logits_of(states: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """[..., width] and [vocabulary, width] -> [..., vocabulary] of the sampled distribution."""
+    logits = states @ weight.T.to(states.dtype)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+
+
+def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """[..., vocabulary] and [...] -> log-probability of each token."""
+    return logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
+
+
+def compare(logits: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    """Of every state: log-probability of its token under both, exact KL, entropy; in nats.
+
+    Args:
+        logits, reference: [..., vocabulary] of policy and reference.
+        tokens: [...] what was sampled there.
+    """
+    return {
+        "log_prob": log_probs(logits, tokens),
+        "reference": log_probs(reference, tokens),
+        "kl": kl_from_logits(logits, reference),  # KL(policy || reference)
+        "entropy": entropy_from_logits(logits),
+    }

@@ -1,0 +1,243 @@
+"""Prompts and preference pairs: ours, from a file, or from the Hub; as text or as conversations.
+
+A fifth of the prompts is held out. Which ones is a function of the prompt alone, so a prompt that
+is held out of one data set is held out of every other, and of the pairs the reward model learns.
+"""
+
+import csv
+import hashlib
+import json
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.openings import openings
+from shared.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+HELD_OUT = 5  # one prompt in so many
+PREFERENCES = Path(__file__).parent / "data" / "preferences.jsonl"
+_KINDS = (".jsonl", ".json", ".csv", ".parquet")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts as the model reads them, their tokens, and the data set's further columns.
+
+    A conversation stands here with the chat template applied. No prompt is empty.
+    """
+
+    texts: list[str]
+    tokens: list[list[int]]
+    columns: dict[str, list[Any]]
+
+    def at(self, rows: Sequence[int]) -> "Prompts":
+        """These prompts, in this order."""
+        return Prompts(
+            [self.texts[i] for i in rows],
+            [self.tokens[i] for i in rows],
+            {name: [values[i] for i in rows] for name, values in self.columns.items()},
+        )
+
+
+def read_prompts(
+    option: str,
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    held_out: bool,
+    limit: int = 0,
+) -> Prompts:
+    """The training prompts of a source, or the held-out ones.
+
+    Args:
+        option: the option that named it, for messages.
+        source: ``movies``, our own; a .jsonl, .json, .csv or .parquet file, or a data set of the
+            Hub, with a column ``prompt``, text or conversational.
+        max_length: tokens of a prompt at most.
+        limit: only the first so many; 0: all.
+
+    Raises:
+        UserError: nothing there, no column ``prompt``, a prompt that is empty, too long or
+            neither text nor a conversation, or no prompt in the part that was asked for.
+    """
+    what = f"{option} {source}"
+    if source == "movies":
+        rows: list[Row] = [{"prompt": text} for text in openings()]
+    else:
+        rows = read_rows(what, source)
+    _check(what, rows, ("prompt",))
+    chosen = [(i, row) for i, row in enumerate(rows, 1) if is_held_out(row["prompt"]) == held_out]
+    if not chosen:
+        raise UserError(_none_in_this_part(what, len(rows), held_out))
+    chosen = chosen[: limit or None]
+    encoded = [
+        _encode(f"{what}: row {number}", row["prompt"], tokenizer, max_length)
+        for number, row in chosen
+    ]
+    names = dict.fromkeys(name for _, row in chosen for name in row if name != "prompt")
+    columns = {name: [row.get(name) for _, row in chosen] for name in names}
+    return Prompts([text for text, _ in encoded], [tokens for _, tokens in encoded], columns)
+
+
+def read_preferences(option: str, source: str, *, held_out: bool) -> "Dataset":
+    """Pairs of completions with the columns ``prompt``, ``chosen``, ``rejected``, for TRL.
+
+    Args:
+        option: the option that named it, for messages.
+        source: ``movies``, the committed pairs; a file or a data set of the Hub as for
+            ``read_prompts``, text or conversational; a prompt that is only the common beginning
+            of both completions is found by TRL.
+        held_out: only pairs whose prompt is held out, or only the others.
+
+    Raises:
+        UserError: nothing there, a column missing or empty, or no pair in the part asked for.
+    """
+    from datasets import Dataset  # seconds to import, as TRL
+    from trl import maybe_extract_prompt
+
+    what = f"{option} {source}"
+    rows = read_rows(what, str(PREFERENCES) if source == "movies" else source)
+    _check(what, rows, ("chosen", "rejected"), may_be_empty=True)
+    if not all("prompt" in row for row in rows):
+        rows = [maybe_extract_prompt(row) for row in rows]
+    _check(what, rows, ("prompt",))
+    pairs = [
+        {name: row[name] for name in ("prompt", "chosen", "rejected")}
+        for row in rows
+        if is_held_out(row["prompt"]) == held_out
+    ]
+    if not pairs:
+        raise UserError(_none_in_this_part(what, len(rows), held_out))
+    return Dataset.from_list(pairs)
+
+
+def is_held_out(prompt: str | list[Row]) -> bool:
+    """Whether this prompt, text or conversation, belongs to the fifth that nothing learns from."""
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % HELD_OUT == 0
+
+
+def _encode(
+    where: str, prompt: str | list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[str, list[int]]:
+    """A prompt as text and tokens, as TRL's trainers make them."""
+    if isinstance(prompt, str):
+        text, tokens = prompt, tokenizer(prompt, verbose=False)["input_ids"]
+    else:
+        from trl import apply_chat_template
+
+        if tokenizer.chat_template is None:
+            raise UserError(f"{where} is a conversation, and the tokenizer has no chat template")
+        try:
+            text = apply_chat_template({"prompt": prompt}, tokenizer)["prompt"]
+        except Exception as error:  # templates are programs: Jinja's errors, ValueError, KeyError
+            raise UserError(
+                f"{where}: the chat template refuses this conversation ({_first_line(error)})"
+            ) from error
+        tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if not tokens:
+        raise UserError(f"{where}: its prompt has no tokens")
+    if len(tokens) > max_length:
+        raise UserError(
+            f"{where}: its prompt has {len(tokens)} tokens, more than the {max_length} allowed"
+        )
+    return text, tokens
+
+
+def _check(
+    what: str, rows: list[Row], needed: Sequence[str], *, may_be_empty: bool = False
+) -> None:
+    """UserError unless every row has these columns, each a text or a conversation."""
+    for number, row in enumerate(rows, 1):
+        if missing := [name for name in needed if name not in row]:
+            raise UserError(
+                f"{what}: row {number} has no column {' and no column '.join(missing)}; found "
+                f"{', '.join(row) or 'none'}, needed {', '.join(needed)}"
+            )
+        for name in needed:
+            value = row[name]
+            if value is None or value == [] or (not may_be_empty and not str(value).strip()):
+                raise UserError(f"{what}: row {number}: its {name} is empty")
+            if not isinstance(value, str) and not _is_conversation(value):
+                raise UserError(
+                    f"{what}: row {number}: its {name} is neither text nor a conversation: "
+                    f"{reprlib.repr(value)}"
+                )
+
+
+def _is_conversation(value: Any) -> bool:
+    from trl import is_conversational  # about a second to import, only for what is no text
+
+    return isinstance(value, list) and is_conversational({"prompt": value})
+
+
+def _none_in_this_part(what: str, count: int, held_out: bool) -> str:
+    part = "held out" if held_out else "left to train on"
+    return f"{what}: of its {count} rows none is {part}; one prompt in {HELD_OUT} is held out"
+
+
+def read_rows(what: str, source: str) -> list[Row]:
+    """The rows of a file or of a Hub data set's training split."""
+    path = Path(source)
+    if not path.is_file():
+        rows = _from_hub(what, source, looks_like_a_file=path.suffix in _KINDS or path.exists())
+    else:
+        try:
+            rows = _from_file(path)
+        except Exception as error:  # JSON, UTF-8, CSV and Parquet each raise their own
+            raise UserError(f"{what}: cannot be read ({_first_line(error)})") from error
+    if not rows:
+        raise UserError(f"{what}: holds no rows")
+    return rows
+
+
+def _from_file(path: Path) -> list[Row]:
+    if path.suffix == ".csv":
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if any(None in row for row in rows):
+            raise ValueError("a row has more cells than the header")
+        return rows
+    if path.suffix == ".parquet":
+        from pyarrow import parquet  # type: ignore[import-untyped]
+
+        found: list[Row] = parquet.read_table(path).to_pylist()
+        return found
+    if path.suffix not in _KINDS:
+        raise ValueError(f"its name ends in none of {', '.join(_KINDS)}")
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".json":
+        rows = json.loads(text)
+    else:
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("its rows are no JSON objects")
+    return rows
+
+
+def _from_hub(what: str, name: str, looks_like_a_file: bool) -> list[Row]:
+    if looks_like_a_file:
+        raise UserError(f"{what}: is no file of the kind {', '.join(_KINDS)} that is there")
+    from datasets import load_dataset
+
+    try:
+        return list(load_dataset(name, split="train"))
+    except Exception as error:  # the Hub, its HTTP client and the network each raise their own
+        raise UserError(
+            f"{what}: is no file, and the Hub gives no data set under this name "
+            f"({_first_line(error)})"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,211 @@
+"""A reward model from preference pairs by TRL: ``python -m rlhf.reward [preset] [--option ...]``.
+
+A sequence classifier with one score, trained on the Bradley-Terry likelihood of the pairs; it reads
+prompt + completion as text.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from rlhf import pictures
+from rlhf.evaluate import mean_and_error
+from rlhf.policies import save_model
+from rlhf.prompts import read_preferences
+from rlhf.reward_model import load_reward_model
+from rlhf.trl_runs import TrainerConfig, adapter, common, first, third_party, train_with
+from shared import cli
+from shared.config import Count, CountOrZero, NonNegative
+from shared.errors import UserError, full_disk_is_a_user_error
+from shared.folder import read_metrics, write_json
+from shared.hub import push
+from shared.language_model import load_causal, locate
+from shared.launch import on_main, start
+from shared.run import Run
+from shared.seeding import NOISE, generator
+
+
+@dataclass(frozen=True)
+class Config(TrainerConfig):
+    """Train a reward model on preference pairs."""
+
+    lora_targets: tuple[str, ...] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    """Names of the linear layers that get an adapter."""
+    preferences: str = "movies"
+    """movies: the committed pairs. Or a file or a data set of the Hub with the columns `prompt`,
+    `chosen`, `rejected`, text or conversational. Pairs of held-out prompts are not trained on."""
+    limit: CountOrZero = 0
+    """Only the first so many pairs, also of the held-out ones. 0: all."""
+    center_rewards_coefficient: NonNegative = 0.01
+    """Weight of (chosen + rejected)^2 in the loss, which alone decides where zero is (Eisenstein
+    et al. 2023: 0.01)."""
+    epochs: Count = 2
+    """Passes over the pairs."""
+
+
+PRESETS = {
+    "smoke": Config(
+        lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, checkpoint_every=2
+    ),
+    "default": Config(lr=2e-4, batch_size=32, mixed_precision="bf16"),
+    "paper": Config(  # Rafailov et al. 2023, appendix C: gpt2-large, 3 epochs
+        model="openai-community/gpt2-large", lora=0, lr=1e-5, batch_size=64, epochs=3,
+        mixed_precision="bf16",
+    ),
+}  # fmt: skip
+
+
+def classifier(config: Config, root: Path) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The language model with a score in place of its output weights, drawn from
+    N(0, 1 / (width + 1)) (Stiennon et al. 2020, appendix B.1).
+
+    Raises:
+        UserError: as ``load_causal``; transformers has no such classifier of this kind of model.
+    """
+    lm, tokenizer = load_causal("--model", config.model, root)
+    settings = copy.deepcopy(lm.config)
+    settings.num_labels = 1
+    try:
+        model = AutoModelForSequenceClassification.from_config(settings, dtype=torch.float32)
+        head: nn.Linear = model.score
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"--model {config.model}: a {settings.model_type} model cannot be made "
+                        f"into a classifier with a score") from error  # fmt: skip
+    model.base_model.load_state_dict(lm.base_model.state_dict())
+    rng = generator("cpu", config.seed, NOISE)
+    nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5, generator=rng)
+    return model, tokenizer
+
+
+def train(preset: str, config: Config) -> None:
+    """The whole of training, from pairs to the run folder's summary."""
+    from trl import RewardConfig, RewardTrainer  # seconds to import
+
+    accelerator = start(config)
+    root = Path(config.data)
+    on_main(accelerator, lambda: locate(config.model, root))
+    model, tokenizer = classifier(config, root)
+    pairs, unseen = (
+        first(read_preferences("--preferences", config.preferences, held_out=part), config.limit)
+        for part in (False, True)
+    )
+    lora = adapter(config, model, "SEQ_CLS", modules_to_save=["score"])
+    run = Run("rlhf-reward", preset, config, accelerator)
+    with third_party():
+        trainer = RewardTrainer(
+            model=model,
+            args=RewardConfig(
+                **common(run, config),
+                center_rewards_coefficient=config.center_rewards_coefficient or None,
+                num_train_epochs=config.epochs,
+                max_length=None,
+                disable_dropout=True,
+            ),
+            train_dataset=pairs,
+            processing_class=tokenizer,
+            peft_config=lora,
+        )
+    run.say(
+        f"run      {run.folder}\n"
+        f"data     {len(pairs):,} pairs to train on, {config.epochs} passes; "
+        f"{len(unseen):,} held out"
+    )
+    if train_with(trainer, run, config):
+        leave(run, config, trainer.model, tokenizer, unseen)
+
+
+def leave(
+    run: Run, config: Config, model: Any, tokenizer: PreTrainedTokenizerBase, unseen: Any
+) -> None:
+    """model/, pictures/ and summary.json; the accuracy is that of the model as it is read back."""
+    seconds, folder = round(run.elapsed(), 1), run.folder / "model"
+    records = read_metrics(run.folder)
+    with full_disk_is_a_user_error(run.folder / "pictures"):
+        (run.folder / "pictures").mkdir(exist_ok=True)
+    pictures.curves(records, ("loss", "accuracy", "margin"),
+                    run.folder / "pictures" / "training.png")  # fmt: skip
+    save_model(folder, run.preset, config, model, tokenizer, {}, "")
+    metrics = evaluate(folder, Path(config.data), unseen)
+    save_model(folder, run.preset, config, model, tokenizer, metrics,
+               card(run.preset, config, metrics))  # fmt: skip
+    write_json(run.folder / "summary.json", {
+        "steps": run.step, "training_seconds": seconds, "training": records[-1],
+        "evaluation": metrics,
+    })  # fmt: skip
+    run.say(f"\n{headline(metrics)}\n\nin {run.elapsed():.0f} s; model in {folder}")
+    if config.push_to_hub:
+        run.say(f"uploaded to {push(folder, config.push_to_hub)}")
+
+
+def evaluate(folder: Path, root: Path, pairs: Any) -> dict[str, Any]:
+    """How often, and by how much, a stored reward model prefers the chosen of each pair."""
+    from trl import maybe_apply_chat_template
+
+    reward = load_reward_model(f"model {folder}", str(folder), root)
+    rows = [maybe_apply_chat_template(row, reward.tokenizer) for row in pairs]
+    prompts = [row["prompt"] for row in rows]
+    chosen, rejected = (
+        torch.tensor(reward(prompts, [row[side] for row in rows])).double()
+        for side in ("chosen", "rejected")
+    )
+    told: dict[str, Any] = {"pairs": len(rows)}
+    right = (chosen > rejected).double()
+    told["accuracy"], told["accuracy_standard_error"] = mean_and_error(right)
+    told["margin"], told["margin_standard_error"] = mean_and_error(chosen - rejected)
+    told["chosen"], told["rejected"] = chosen.mean().item(), rejected.mean().item()
+    return told
+
+
+def headline(metrics: dict[str, Any]) -> str:
+    """The metrics as a line for people."""
+    return (
+        f"held-out pairs {metrics['pairs']}: accuracy {metrics['accuracy']:.3f} +- "
+        f"{metrics['accuracy_standard_error']:.3f}, margin {metrics['margin']:.2f} +- "
+        f"{metrics['margin_standard_error']:.2f}"
+    )
+
+
+def card(preset: str, config: Config, metrics: dict[str, Any]) -> str:
+    """The model card: what it is, how it was trained, what it reached, how to load it."""
+    told = ("model", "lora", "preferences", "batch_size", "epochs", "lr",
+            "center_rewards_coefficient", "seed")  # fmt: skip
+    options = "\n".join(f"| {name} | {getattr(config, name)} |" for name in told)
+    return f"""---
+license: apache-2.0
+library_name: peft
+tags: [reward-model, kl-zoo]
+---
+# Reward model from {config.model}, preset `{preset}` of KL Zoo
+
+{headline(metrics)}
+
+| option | value |
+|---|---|
+{options}
+
+```python
+from pathlib import Path
+from rlhf.rewards import load_reward
+
+reward = load_reward("--reward", "path/to/this/folder", Path("data"))
+reward(prompts=["The acting in this film"], completions=[" is a delight."])
+```
+
+Limits: it has read short openings of film reviews, nothing else; a policy trained to please it
+long enough finds texts that it likes and nobody else does.
+"""
+
+
+def main() -> None:
+    train(*cli.read_config(PRESETS, "python -m rlhf.reward"))
+
+
+if __name__ == "__main__":
+    cli.run(main, "rlhf.reward")

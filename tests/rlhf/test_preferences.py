@@ -1,0 +1,134 @@
+"""The generator of preference pairs, with a tiny model, and the committed set it made."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf import preferences
+from rlhf.gold import sentiment
+from rlhf.openings import openings
+from rlhf.preferences import MARGIN, choose_openings, pairs_of
+from rlhf.prompts import PREFERENCES, is_held_out, read_preferences
+from shared.errors import UserError
+from tests import tiny
+
+SMALL = ["--prompts", "12", "--held-out", "6", "--completions", "4", "--pairs", "2"]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def check(pairs: list[dict[str, Any]]) -> None:
+    """What holds for every preference set of ours."""
+    for pair in pairs:
+        texts = [pair["chosen"], pair["rejected"]]
+        assert sentiment([pair["prompt"]] * 2, texts) == [
+            pair["chosen_score"], pair["rejected_score"],
+        ]  # fmt: skip
+        assert pair["chosen_score"] - pair["rejected_score"] >= MARGIN
+        assert pair["prompt"] in openings()
+        assert list(pair) == ["prompt", "chosen", "rejected", "chosen_score", "rejected_score"]
+    as_text = [json.dumps(pair) for pair in pairs]
+    assert len(set(as_text)) == len(as_text)
+
+
+def test_the_committed_set() -> None:
+    pairs = read(PREFERENCES)
+    check(pairs)
+    assert PREFERENCES.stat().st_size < 2**20
+    parts = [read_preferences("--preferences", "movies", held_out=part) for part in (False, True)]
+    assert sum(map(len, parts)) == len(pairs)
+    assert all(map(is_held_out, parts[1]["prompt"]))
+    assert not any(map(is_held_out, parts[0]["prompt"]))
+    assert len(parts[0]) >= 800
+    assert len(parts[1]) >= 100
+
+
+def test_pairs_keep_their_distance_and_the_better_one_is_chosen() -> None:
+    texts, scores = ["a", "b", "c", "cut \ufffd"], [0.2, 0.9, 0.2 + MARGIN / 2, -1.0]
+    every = pairs_of("p", texts, scores, 6, range(6))
+    assert [(pair.chosen, pair.rejected) for pair in every] == [("b", "a"), ("b", "c")]
+    assert [(pair.chosen_score, pair.rejected_score) for pair in every] == [(0.9, 0.2), (0.9, 0.25)]
+    assert pairs_of("p", texts, scores, 1, [3, 0, 1, 2, 4, 5]) == [every[1]]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the command with a tiny model whose completions VADER has an opinion on."""
+    words = tiny.tokenizer()
+    folder = tiny.write_model(tmp_path / "model")
+    stored = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = stored["model"]["vocab"]
+    for new, old in (("good", "ba"), ("bad", "be"), ("love", "bi"), ("awful", "bo")):
+        vocabulary[new] = vocabulary.pop(old)
+    (folder / "tokenizer.json").write_text(json.dumps(stored))
+    assert len(vocabulary) == len(words)
+
+    def run(name: str, *options: str) -> Path:
+        out = tmp_path / name
+        argv = ["--model", str(folder), "--out", str(out), *(options or SMALL)]
+        monkeypatch.setattr(sys, "argv", ["rlhf.preferences", *argv])
+        preferences.main()
+        return out
+
+    return run
+
+
+def test_the_command_writes_pairs_of_both_parts(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = read(write("a.jsonl"))
+    check(pairs)
+    unseen = [pair for pair in pairs if is_held_out(pair["prompt"])]
+    assert 0 < len(unseen) < len(pairs)
+    asked = choose_openings(12, 6)
+    assert {pair["prompt"] for pair in pairs} <= set(asked)
+    assert max(sum(pair["prompt"] == prompt for pair in pairs) for prompt in asked) == 2
+    said = capsys.readouterr().out
+    assert "gold reward of 72 completions: mean" in said
+    assert f"{len(pairs) - len(unseen)} pairs to train on, {len(unseen)} held out" in said
+
+
+def test_the_seed_changes_the_set_and_the_batch_size_does_not(write: Any) -> None:
+    first = read(write("a.jsonl"))
+    assert read(write("b.jsonl", *SMALL, "--batch-size", "5")) == first
+    assert read(write("c.jsonl", *SMALL, "--seed", "1")) != first
+    samples = {pair["chosen"] for pair in first}
+    assert len(samples) > len(first) / 2
+
+
+def test_an_interrupted_write_leaves_the_old_set(
+    write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("a.jsonl")
+    before = path.read_bytes()
+    real = Path.write_text
+
+    def full(self: Path, text: str, **options: Any) -> int:
+        real(self, text[: len(text) // 2], **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match=r"a\.jsonl: cannot be written, the disk is full"):
+        write("a.jsonl", *SMALL, "--seed", "1")
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir() if file.is_file()] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--prompts", "100000"], r"--prompts 100000: there are \d+ such openings"),
+        (["--held-out", "1000"], r"--held-out 1000: there are \d+ such openings"),
+        (["--completions", "1"], "--completions 1: a pair needs two"),
+        (["--tokens", "0"], "--tokens 0: must be >= 1"),
+    ],
+)
+def test_bad_options(write: Any, options: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        write("a.jsonl", *options)
+    assert not (tmp_path / "a.jsonl").exists()
