@@ -86,8 +86,8 @@ def _ready_logits(
 
 
 def safe_log(p: Tensor) -> Tensor:
-    """log p where p > 0, else 0: no infinity in value or gradient."""
-    return torch.where(p > 0, p, 1.0).log()
+    """log p, and 0 where p <= 0: no infinity in value or gradient."""
+    return torch.where(p <= 0, 1.0, p).log()
 
 
 def _taken_out(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +111,7 @@ def log_softmax(a: Tensor) -> Tensor:
     1e4 + 0.7, or 20 + 1e-9, and with it every probability.
     """
     top, rest = _taken_out(a)
-    return torch.where(a > -torch.inf, (a - top) - rest, -torch.inf)
+    return torch.where(a != -torch.inf, (a - top) - rest, -torch.inf)
 
 
 def single_from_probs(
@@ -138,7 +138,7 @@ def single_from_logits(
 ) -> Single:
     """A softmax and its logarithms."""
     a = _ready_logits("logits", logits, dim, temperature, support, mask, validate)
-    allowed = a > -torch.inf
+    allowed = a != -torch.inf
     log_p = log_softmax(a)
     return Single(log_p.exp(), torch.where(allowed, log_p, 0.0))
 
@@ -156,7 +156,7 @@ def pair_from_probs(
     p, q = broadcast("p", p, "q", q)
     p = _ready_probs("p", p, dim, support, mask, validate)
     q = _ready_probs("q", q, dim, support, mask, validate)
-    both = (p > 0) & (q > 0)
+    both = ~(p <= 0) & ~(q <= 0)  # NaN is in: it must show
     a, b = torch.where(both, p, 1.0), torch.where(both, q, 1.0)
     near = (a < 1.5 * b) & (b < 1.5 * a)  # there a - b is exact, or nearly
     quotient = (torch.where(near, a, 1.0) - torch.where(near, b, 1.0)) / torch.where(near, b, 1.0)
@@ -195,7 +195,7 @@ def pair_from_logits(
     p_logits, q_logits = broadcast("p_logits", p_logits, "q_logits", q_logits)
     a = _ready_logits("p_logits", p_logits, dim, temperature, support, mask, validate)
     b = _ready_logits("q_logits", q_logits, dim, temperature, support, mask, validate)
-    in_p, in_q = a > -torch.inf, b > -torch.inf
+    in_p, in_q = a != -torch.inf, b != -torch.inf  # NaN is in: it must show
     both, p_only, q_only = in_p & in_q, in_p & ~in_q, in_q & ~in_p
     log_p, log_q = log_softmax(a), log_softmax(b)
     p, q = log_p.exp(), log_q.exp()
@@ -203,7 +203,7 @@ def pair_from_logits(
     u = a - b
     # Three steps: a shift of all logits is taken out exactly, and p sums to one but for rounding,
     # which the size of what is averaged multiplies.
-    seen = both & (p > 0)
+    seen = both & ~(p <= 0)
     index = torch.where(both, log_p, -torch.inf).argmax(-1, keepdim=True)
     lost = _lost_in_difference(a, b)
     u = (u - u.gather(-1, index)) + (lost - lost.gather(-1, index))
@@ -237,4 +237,4 @@ def kl_terms(pair: Pair) -> Tensor:
     terms = torch.where(
         close, p * expm1_minus_x(-torch.where(close, d, 0.0)), q - p + p * torch.where(close, 0, d)
     )
-    return torch.where(p > 0, torch.where(pair.p_only, torch.inf, terms), q)
+    return torch.where(p <= 0, q, torch.where(pair.p_only, torch.inf, terms))
