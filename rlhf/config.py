@@ -35,7 +35,7 @@ class LanguageConfig(RunConfig):
     gold: str = "gold"
     """Reward that is reported and never trained on. gold: sentiment by VADER. Or as --reward.
     Empty: none."""
-    evaluation_prompts: Count = 128
+    evaluation_prompts: Annotated[int, Between(2)] = 128
     """Held-out prompts of the final evaluation."""
 
 

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from rlhf.prompts import Prompts, read_prompts
 from rlhf.rollout import Completions, judge
 from rlhf.task import Task
 from shared import cli
-from shared.config import Count, CountOrZero
+from shared.config import Between, CountOrZero
 from shared.environment import describe
 from shared.folder import write_json
 from shared.kl import log_ratio_estimator
@@ -38,7 +38,7 @@ class Options:
     """As in training; empty: those that the model was trained on, held-out ones."""
     reward: tuple[str, ...] = ("pretrained",)
     """Proxy rewards to report, as in training."""
-    count: Count = 128
+    count: Annotated[int, Between(2)] = 128
     """Held-out prompts at most."""
     completion: CountOrZero = 0
     """Tokens of a completion at most. 0: as in training."""

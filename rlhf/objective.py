@@ -51,7 +51,6 @@ def advantages(
     ended = last_token(mask)
     values = torch.where(mask, values, 0.0)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
-    following = torch.where(ended, 0.0, following)
     rewards = torch.where(mask, rewards, 0.0)
     found = gae(rewards.T, values.T, following.T, (ended | ~mask).T, gamma, lam).T
     return found, found + values

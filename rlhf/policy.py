@@ -47,9 +47,9 @@ class Policy(nn.Module):
     """A causal language model that is trained, what it is held near, and a value of every state.
 
     With an adapter the reference is the model with the adapter off; without one it is a frozen
-    copy. The value head starts at zero; it reads the policy's last hidden states,
-    which get no gradient from it, or with ``critic="separate"`` those of a trunk of its own, trained
-    like the policy's.
+    copy. The value head starts at zero; it reads the policy's last hidden states, which get no
+    gradient from it, or with ``critic="separate"`` those of a trunk of its own, trained like the
+    policy's.
     """
 
     def __init__(
@@ -60,9 +60,11 @@ class Policy(nn.Module):
         super().__init__()
         if reference is None and not isinstance(model, PeftModel):
             raise ValueError("a model without an adapter needs a reference")
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):  # ratios of one policy to itself must be 1
+        for module in model.modules():  # ratios of one policy to itself must be 1
+            if isinstance(module, nn.Dropout):
                 module.p = 0.0
+            elif isinstance(getattr(module, "attention_dropout", None), float):
+                module.attention_dropout = 0.0
         self.model: Any = model
         self.critic: Any = copy.deepcopy(model) if critic == "separate" else None
         self.frozen: Any = reference.requires_grad_(False).eval() if reference else None

@@ -120,13 +120,13 @@ def update(
             if not steps and means["kl_old_new"] > SAME[config.mixed_precision]:
                 raise RuntimeError(f"KL(old || new) is {means['kl_old_new']:.2g} before the first "
                                    f"step: the ratios are not 1")  # fmt: skip
-            for name, group in zip(("gradient", "value_gradient"), optimizer.param_groups,
-                                   strict=True):  # fmt: skip
+            for whose, group in zip(("policy", "value"), optimizer.param_groups, strict=True):
                 norm = accelerator.clip_grad_norm_(group["params"], config.max_gradient).item()
-                means[f"{name}_norm"] = norm
+                means[f"{whose}_gradient_norm"] = norm
                 if not norm < float("inf"):
-                    raise UserError(f"{name} norm {norm}: not applied; --resume goes on from the "
-                                    f"newest checkpoint, with a smaller --lr a new run may do")  # fmt: skip
+                    raise UserError(f"gradient norm {norm} of the {whose}: not applied; --resume "
+                                    f"goes on from the newest checkpoint, with a smaller --lr a "
+                                    f"new run may do")  # fmt: skip
             optimizer.step()
             optimizer.zero_grad()
             steps += 1
@@ -141,6 +141,9 @@ def train(preset: str, config: Config) -> None:
     """The whole of training, from prompts to the run folder's summary."""
     accelerator = start(config)
     device = accelerator.device
+    if config.batch_size < world_size():
+        raise UserError(f"--batch-size {config.batch_size}: is less than a completion for each of "
+                        f"the {world_size()} processes")  # fmt: skip
     on_main(accelerator, lambda: locate(config.model, Path(config.data)))
     model, tokenizer = load_causal("--model", config.model, Path(config.data))
     policy = make_policy(config, model).to(device)

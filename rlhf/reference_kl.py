@@ -45,9 +45,7 @@ class ReferenceKL(TrainerCallback):
 
     def measure(self) -> None:
         """Sample, judge, and write a line of metrics.jsonl."""
-        self.policy.model.eval()  # transformers has no cache while it trains with recomputation
         completions, kl, k1 = on_policy(self.policy, self.task, self.prompts)
-        self.policy.model.train()
         tokens = completions.mask.sum(1).double()
         names = [*self.task.names, *["gold"] * len(self.task.gold)]
         means = self.task.rewards_of(self.prompts, completions).mean(0).tolist()

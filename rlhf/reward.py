@@ -55,7 +55,7 @@ PRESETS = {
         lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, checkpoint_every=2
     ),
     "default": Config(lr=2e-4, batch_size=32, mixed_precision="bf16"),
-    "paper": Config(  # Rafailov et al. 2023, appendix C: gpt2-large, 3 epochs
+    "paper": Config(  # Rafailov et al. 2023: gpt2-large, 3 epochs
         model="openai-community/gpt2-large", lora=0, lr=1e-5, batch_size=64, epochs=3,
         mixed_precision="bf16",
     ),
@@ -64,7 +64,7 @@ PRESETS = {
 
 def classifier(config: Config, root: Path) -> tuple[Any, PreTrainedTokenizerBase]:
     """The language model with a score in place of its output weights, drawn from
-    N(0, 1 / (width + 1)) (Stiennon et al. 2020, appendix B.1).
+    N(0, 1 / (width + 1)) (Stiennon et al. 2020).
 
     Raises:
         UserError: as ``load_causal``; transformers has no such classifier of this kind of model.

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf import pictures
 from rlhf.policy import Policy
-from rlhf.prompts import is_held_out, read_preferences, read_rows
+from rlhf.prompts import is_held_out, read_preferences, read_prompts, read_rows
 from rlhf.report import leave
 from rlhf.task import Task
 from rlhf.trl_runs import TrainerConfig, adapter, common, first, third_party, train_with
@@ -49,11 +49,11 @@ PRESETS = {
         evaluation_prompts=4, checkpoint_every=2,
     ),
     "default": Config(mixed_precision="bf16"),
-    # Rafailov et al. 2023, section 6: gpt2-large, one epoch over the reviews of IMDb.
+    # Rafailov et al. 2023: gpt2-large, one pass over the reviews of IMDb. Needs the Hub.
     "paper": Config(
         model="openai-community/gpt2-large", lora=0, text="stanfordnlp/imdb", completion=48,
-        prompts="stanfordnlp/imdb", gold="siebert/sentiment-roberta-large-english", lr=1e-5,
-        batch_size=64, mixed_precision="bf16",
+        gold="siebert/sentiment-roberta-large-english", lr=1e-5, batch_size=64,
+        mixed_precision="bf16",
     ),
 }  # fmt: skip
 
@@ -98,6 +98,8 @@ def train(preset: str, config: Config) -> None:
     model, tokenizer = load_causal("--model", config.model, root)
     examples = first(read_examples("--text", config.text, tokenizer), config.limit)
     task = Task(config, tokenizer, model.config, rewards=())
+    read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
+                 held_out=True, limit=1)  # fmt: skip  # better refused now than after training
     lora = adapter(config, model, "CAUSAL_LM")
     run = Run("rlhf-sft", preset, config, accelerator)
     with third_party():

@@ -101,11 +101,19 @@ def train_with(trainer: Any, run: Run, config: TrainerConfig) -> bool:
     ours = InOurFolder(run)  # after the other callbacks: it writes what they found
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(ours)
-    with full_disk_is_a_user_error(run.checkpoints), third_party():
-        if config.resume:
-            go_on(run, trainer, ours)
-        else:
-            trainer.train()
+    try:
+        with full_disk_is_a_user_error(run.checkpoints), third_party():
+            if config.resume:
+                go_on(run, trainer, ours)
+            else:
+                trainer.train()
+    except RuntimeError as error:
+        if "inline_container" not in str(error):
+            raise
+        raise UserError(  # torch.save to a file hides what the operating system said
+            f"{run.checkpoints}: cannot be written, the disk is full or over its quota; "
+            f"what was saved before is intact"
+        ) from error
     is_main: bool = run.accelerator.is_main_process
     run.accelerator.end_training()
     if ours.signum:

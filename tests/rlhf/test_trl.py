@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 from collections.abc import Callable
@@ -181,6 +182,43 @@ def test_the_score_starts_small_on_an_unchanged_trunk(model: Path) -> None:
                made.base_model.state_dict().items())  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "rloo"])
+def test_conversations(run: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    """Every program reads them by the tokenizer's chat template."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <end> {% endfor %}"
+        "{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    tiny.llama().save_pretrained(tmp_path / "chat")
+    tokenizer.save_pretrained(tmp_path / "chat")
+    rows = [
+        {
+            "prompt": said("user", a),
+            "chosen": said("assistant", b),
+            "rejected": said("assistant", c),
+        }
+        for a, b, c in zip(tiny.WORDS[:40], tiny.WORDS[20:60], tiny.WORDS[40:], strict=True)
+    ]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    chats = [{"messages": row["prompt"] + row["chosen"]} for row in rows]
+    options = {
+        "sft": ["--text", write_rows(tmp_path / "chats.jsonl", chats), "--prompts", data],
+        "reward": ["--preferences", data],
+        "dpo": ["--preferences", data, "--prompts", data],
+        "rloo": ["--prompts", data],
+    }
+    folder = run(name, "--model", tmp_path / "chat", *options[name])
+    told = summary(folder)["evaluation"]
+    if name != "reward":
+        assert told["samples"][0]["prompt"].startswith("user ")
+        assert told["samples"][0]["prompt"].endswith(" <end> assistant ")
+
+
+def said(role: str, content: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": content}]
+
+
 def test_dpo_reaches_its_optimum(run: Callable[..., Path], tmp_path: Path) -> None:
     """pi* is proportional to pi_ref exp(r / beta) for pairs drawn as Bradley and Terry have it.
 
@@ -318,6 +356,18 @@ def test_a_gradient_that_is_no_number_ends_the_run(
         run("reward", "--model", tmp_path / "broken")
 
 
+@pytest.mark.parametrize("kilobytes", [60, 150])
+def test_a_full_disk_is_one_line(run: Callable[..., Path], kilobytes: int) -> None:
+    """It is full within the weights (100 kB), or within the optimiser's state (200 kB)."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, limits[1]))
+    try:
+        with pytest.raises(UserError, match="the disk is full"):
+            run("reward", "--lora", "0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_precision_and_recomputation_are_as_asked(
     run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,9 +381,12 @@ def test_precision_and_recomputation_are_as_asked(
         return done
 
     monkeypatch.setattr(dpo, "train_with", look)
-    run("dpo")
-    run("dpo", "--mixed-precision", "bf16", "--activation-checkpointing", out="other")
-    assert found == [("no", False), ("bf16", True)]
+    whole = run("dpo")
+    saving = run("dpo", "--activation-checkpointing", out="saving")
+    run("dpo", "--mixed-precision", "bf16", out="fast")
+    assert found == [("no", False), ("no", True), ("bf16", False)]
+    for one, two in zip(metrics(whole), metrics(saving), strict=True):
+        assert one == pytest.approx(two, rel=1e-3, abs=1e-4)  # also where it samples
 
 
 @pytest.mark.parametrize(
