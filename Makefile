@@ -31,6 +31,7 @@ TRAIN_ARGS = $(if $(RESUME),--resume $(RESUME),$(PRESET) $(if $(SEED),--seed $(S
 
 .PHONY: help setup data train-vae eval-vae sample-vae reproduce-vae bench-vae distill eval-distill \
   reproduce-distillation distill-lm eval-distill-lm reproduce-distill-lm bench-distill \
+  train-rlhf train-sft train-reward train-dpo train-rloo eval-rlhf \
   train-ppo train-trpo eval-ppo reproduce-ppo compare-ppo bench-rl \
   demo-kl bench-kl tables test lint clean
 
@@ -98,6 +99,25 @@ reproduce-distill-lm: $(SMOLLM2) $(BROWN)  ## all runs behind distillation/lm/RE
 
 bench-distill: $(READY)  ## the loss from hidden states against the naive way and TRL
 	$(BIN)/python -m distillation.lm.bench $(ARGS)
+
+# The reward model is trained once a preset; PPO against it is a run of its own each time.
+REWARD := runs/rlhf-reward-$(PRESET)
+$(REWARD)/model/manifest.json: | $(SMOLLM2)
+	$(RUN) rlhf.reward $(if $(wildcard $(REWARD)),--resume $(REWARD),$(PRESET) --out $(REWARD))
+
+train-rlhf: $(SMOLLM2) $(if $(RESUME),,$(REWARD)/model/manifest.json)  ## a reward model from preferences, then PPO against it; runs/rlhf-ppo-default
+	$(RUN) rlhf.ppo $(TRAIN_ARGS) $(if $(RESUME),,--reward $(REWARD)/model)
+
+train-sft train-reward train-dpo train-rloo: train-%: $(SMOLLM2)
+	$(RUN) rlhf.$* $(TRAIN_ARGS)
+
+train-sft:  ## supervised fine-tuning (TRL); runs/rlhf-sft-default
+train-reward:  ## a reward model from preference pairs (TRL)
+train-dpo:  ## DPO on preference pairs (TRL), its KL measured
+train-rloo:  ## RLOO against the committed reward model (TRL)
+
+eval-rlhf: $(SMOLLM2)  ## rewards, KL and completions of the committed policy or a run's
+	$(BIN)/python -m rlhf.evaluate $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 train-ppo: $(READY)  ## PPO on CartPole; ARGS='--env Hopper-v5 --algo ppo-kl-adaptive'
 	OMP_NUM_THREADS=1 $(RUN) trpo_ppo.train $(TRAIN_ARGS)

@@ -149,8 +149,11 @@ def load_config(run: Path, kind: type[C]) -> tuple[str, C]:
     try:
         stored = json.loads(path.read_text())
         known = {field.name for field in fields(kind)}
-        values = {key: value for key, value in stored["config"].items() if key in known}
-        values["trackers"] = tuple(values.get("trackers", ()))
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+            for key, value in stored["config"].items()
+            if key in known
+        }
         return stored["preset"], kind(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read as a run's configuration ({error})") from error

@@ -134,6 +134,8 @@ class LanguageModel(nn.Module):
         stops = tokens.new_tensor(list(ends))
         ended = tokens.new_zeros(n, dtype=torch.bool)
         cache, start = DynamicCache(config=self.config), 0
+        training = self.trunk.training
+        self.trunk.eval()  # in training mode layers that recompute would drop the cache
         for end, uniform in enumerate(uniforms.T, p):
             out = self.trunk(
                 input_ids=tokens[:, start:end], past_key_values=cache, use_cache=True,
@@ -148,6 +150,7 @@ class LanguageModel(nn.Module):
             ended |= torch.isin(tokens[:, end], stops)
             if ended.all():
                 break
+        self.trunk.train(training)
         return tokens
 
     def to_transformers(self) -> PreTrainedModel:
