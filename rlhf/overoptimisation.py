@@ -28,7 +28,7 @@ def best_of_n_kl(n: int) -> float:
 def best_of_n(proxy: Tensor, reward: Tensor, n: int) -> Tensor:
     """Mean reward of the sample with the highest proxy among n, over all subsets of N samples.
 
-    Unbiased for best-of-n with fresh samples (Nakano et al. 2021, arXiv 2112.09332, appendix I): of
+    Unbiased for best-of-n with fresh samples (Nakano et al. 2021, arXiv 2112.09332): of
     the C(N, n) subsets, the sample above i others is the best of C(i, n - 1). Among equal proxies
     the earlier sample counts as lower: their order is random, as is the choice among them.
 

@@ -190,6 +190,7 @@ def train(preset: str, config: Config) -> None:
             run.say(f"KL(policy || reference) is above --max-kl {config.max_kl:g}: ended here")
             break
 
+    policy = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # evaluated in float32
     if run.close():
         finish(run, config, policy, task, tokenizer)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from huggingface_hub import constants
 from peft import LoraConfig
 from torch import nn
 from transformers import PrinterCallback
@@ -19,8 +18,6 @@ from shared.config import Count, CountOrZero, Positive
 from shared.distributed import world_size
 from shared.errors import Interrupted, UserError, full_disk_is_a_user_error
 from shared.run import Run
-
-constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers report what is trained to the Hub
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor, nn
 from transformers import (
@@ -22,6 +23,7 @@ from shared.data.smollm2 import fetch_smollm2
 from shared.errors import UserError
 
 logging.disable_progress_bar()  # of loading weights
+constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers report what is trained to the Hub
 hub_logging.set_verbosity_error()  # an unreachable Hub is said once, by ourselves
 
 

@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+import torch
+
 from distillation.lm.config import Config
 from distillation.lm.lessons import read_blocks
 from distillation.lm.model import load, start_student, trainable
@@ -38,7 +40,8 @@ def train_with_trl(preset: str, config: Config) -> None:
         lr_scheduler_type="cosine",
         max_grad_norm=config.clip,
         bf16=config.mixed_precision == "bf16",
-        gradient_checkpointing=False,
+        use_cpu=not torch.accelerator.is_available(),  # transformers has no bf16 there without
+        activation_checkpointing=False,
         save_strategy="no",
         report_to=list(config.trackers) or "none",
         seed=config.seed,
