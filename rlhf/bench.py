@@ -10,14 +10,15 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from rlhf.bench_loops import PEER, PEER_VERSION, ROWS, Row, measure
+from rlhf.bench_loops import PEER_VERSION, Clock, ours, trl_ppo, trl_rloo, write_inputs
 from rlhf.config import Config
 from shared import cli
 from shared.config import Count
@@ -25,6 +26,8 @@ from shared.environment import describe
 from shared.errors import UserError
 from shared.results import describe_columns, markdown, write_result
 
+Row = Literal["ours", "ours-separate", "ours-bf16", "trl-1.12", "rloo"]
+PEER: Row = "trl-1.12"
 PEER_FOLDER = Path(".venv-trl-1.12")  # of this TRL alone; the rest is that of requirements.txt
 NOTE = (
     "One iteration is a rollout, its reference pass and two passes of one optimiser step each; the "
@@ -33,6 +36,22 @@ NOTE = (
     "of the policy's size, all of it trained. With `--critic separate` ours is a second trunk, of "
     "which the adapter is trained. RLOO has no critic."
 )
+
+
+class About(NamedTuple):
+    """What a row is called, and how its settings differ from the common ones."""
+
+    name: str
+    changes: dict[str, Any]
+
+
+ROWS: dict[Row, About] = {  # in the order of a round
+    "ours": About("ours, float32", {}),
+    "ours-separate": About("ours, float32, `--critic separate`", {"critic": "separate"}),
+    "ours-bf16": About("ours, bf16 autocast", {"mixed_precision": "bf16"}),
+    "trl-1.12": About(f"TRL {PEER_VERSION} `PPOTrainer`, float32", {}),
+    "rloo": About("TRL 1.16 `RLOOTrainer`, float32, no critic", {}),
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,22 @@ def config_of(options: Options) -> Config:
         batch_size=options.batch_size, micro_batch=options.micro_batch,
         completion=options.completion,
     )  # fmt: skip
+
+
+def measure(row: Row, config: Config) -> dict[str, float]:
+    """One row in this process; ``config.iterations`` are timed, after one that is not."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, (_, changes) = Path(name), ROWS[row]
+        prompts, reward = write_inputs(folder, config)
+        config = replace(
+            config, **changes, prompts=str(prompts), reward=(str(reward),), gold="",
+            checkpoint_every=10**6, out=str(folder / "run"),
+        )  # fmt: skip
+        clock = Clock(config.iterations)
+        config = replace(config, iterations=1 + config.iterations)
+        torch.set_flush_denormal(True)  # shared.launch does so for ours
+        loops = {"trl-1.12": trl_ppo, "rloo": trl_rloo}
+        return clock.figures(config.batch_size, loops.get(row, ours)(config, clock))
 
 
 def in_new_process(row: Row, options: Options) -> dict[str, float]:

@@ -4,16 +4,13 @@ All start from one model, with the same adapter, prompts of one length, sizes an
 sequence classifier with random weights, which costs next to nothing.
 """
 
-import gc
+import importlib
 import json
 import resource
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from unittest.mock import patch
 
 import torch
@@ -31,35 +28,20 @@ from rlhf import ppo
 from rlhf.config import Config
 from rlhf.openings import openings
 from rlhf.prompts import read_prompts
+from rlhf.report import introduce
 from rlhf.rewards import load_reward
+from rlhf.rollout import judge
 from rlhf.task import Task
 from rlhf.trl_runs import adapter
 from shared.errors import UserError
 from shared.language_model import load_causal, locate
 from shared.run import Run
 
-P, R = ParamSpec("P"), TypeVar("R")
-Row = Literal["ours", "ours-separate", "ours-bf16", "trl-1.12", "rloo"]
-PEER: Row = "trl-1.12"
+P = ParamSpec("P")
+R = TypeVar("R")
 PEER_VERSION = "1.12.0"
 PROMPT = 7  # tokens of a prompt, the most frequent length of ours: no padding anywhere
 GENERATIONS = 4  # completions of a prompt, RLOO only
-
-
-class About(NamedTuple):
-    """What a row is called, and how its settings differ from the common ones."""
-
-    name: str
-    changes: dict[str, Any]
-
-
-ROWS: dict[Row, About] = {  # in the order of a round
-    "ours": About("ours, float32", {}),
-    "ours-separate": About("ours, float32, `--critic separate`", {"critic": "separate"}),
-    "ours-bf16": About("ours, bf16 autocast", {"mixed_precision": "bf16"}),
-    "trl-1.12": About(f"TRL {PEER_VERSION} `PPOTrainer`, float32", {}),
-    "rloo": About("TRL 1.16 `RLOOTrainer`, float32, no critic", {}),
-}
 
 
 class Clock:
@@ -103,22 +85,6 @@ class Clock:
         }  # fmt: skip
 
 
-def measure(row: Row, config: Config) -> dict[str, float]:
-    """One row in this process; ``config.iterations`` are timed, after one that is not."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, (_, changes) = Path(name), ROWS[row]
-        prompts, reward = write_inputs(folder, config)
-        config = replace(
-            config, **changes, prompts=str(prompts), reward=(str(reward),), gold="",
-            checkpoint_every=10**6, out=str(folder / "run"),
-        )  # fmt: skip
-        clock = Clock(config.iterations)
-        config = replace(config, iterations=1 + config.iterations)
-        torch.set_flush_denormal(True)  # shared.launch does so for ours
-        loops = {"trl-1.12": trl_ppo, "rloo": trl_rloo}
-        return clock.figures(config.batch_size, loops.get(row, ours)(config, clock))
-
-
 def write_inputs(folder: Path, config: Config) -> tuple[Path, Path]:
     """A file of prompts of ``PROMPT`` tokens, and a reward model with the policy's tokenizer.
 
@@ -134,9 +100,10 @@ def write_inputs(folder: Path, config: Config) -> tuple[Path, Path]:
     torch.manual_seed(0)
     shape = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=2, num_labels=1,
+        num_attention_heads=2, num_key_value_heads=2,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
+    shape.num_labels = 1
     LlamaForSequenceClassification(shape).save_pretrained(reward)
     tokenizer.save_pretrained(reward)
     return prompts, reward
@@ -161,8 +128,7 @@ def trained_parameters(model: nn.Module) -> int:
 
 def ours(config: Config, clock: Clock) -> int:
     """``rlhf.ppo.train`` with its metrics, without the final evaluation."""
-    introduce, stepped, complete = ppo.introduce, Run.stepped, Task.complete
-    trained = 0
+    stepped, complete, trained = Run.stepped, Task.complete, 0
 
     def introduced(run: Run, config: Config, policy: Any, prompts: Any) -> None:
         nonlocal trained
@@ -177,7 +143,7 @@ def ours(config: Config, clock: Clock) -> int:
         patch.object(ppo, "introduce", introduced),
         patch.object(Run, "stepped", counted),
         patch.object(Task, "complete", clock.timed("sampling", complete)),
-        patch.object(ppo, "judge", clock.timed("judging", ppo.judge)),
+        patch.object(ppo, "judge", clock.timed("judging", judge)),
         patch.object(ppo, "update", clock.timed("update", ppo.update)),
         patch.object(ppo, "finish", lambda *_: None),
     ):
@@ -185,7 +151,7 @@ def ours(config: Config, clock: Clock) -> int:
     return trained
 
 
-class Ticks(TrainerCallback):  # type: ignore[misc]
+class Ticks(TrainerCallback):
     """Tells a clock of every so many ends of a trainer's step."""
 
     def __init__(self, clock: Clock, every: int) -> None:
@@ -219,10 +185,10 @@ def trl_ppo(config: Config, clock: Clock) -> int:
     """TRL's last PPO trainer; its critic is a model of the policy's size, all of it trained."""
     import trl
     from datasets import Dataset
-    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
     if trl.__version__ != PEER_VERSION:
         raise UserError(f"the PPO trainer is in TRL {PEER_VERSION}, found {trl.__version__}")
+    ppo_trainer = importlib.import_module("trl.experimental.ppo.ppo_trainer")
     model, _ = load_causal("--model", config.model, Path(config.data))
     tokenizer = tokenizer_of(config)
     prompts = read_prompts("--prompts", config.prompts, tokenizer, PROMPT, held_out=False)
@@ -230,19 +196,18 @@ def trl_ppo(config: Config, clock: Clock) -> int:
         AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=model.dtype)
         for source in (locate(config.model, Path(config.data)), config.reward[0])
     )
-    args = PPOConfig(
+    args = ppo_trainer.PPOConfig(
         **common(config), total_episodes=config.iterations * config.batch_size,
         response_length=config.completion, stop_token="eos", num_ppo_epochs=config.epochs,
         local_rollout_forward_batch_size=config.micro_batch, kl_coef=config.beta,
         num_sample_generations=0,
     )  # fmt: skip
-    trainer = PPOTrainer(
+    trainer = ppo_trainer.PPOTrainer(
         args=args, processing_class=tokenizer, model=model, ref_model=None, reward_model=reward,
         train_dataset=Dataset.from_dict({"input_ids": prompts.tokens}), value_model=critic,
         callbacks=[Ticks(clock, every=1)], peft_config=adapter(config, model, "CAUSAL_LM"),
     )  # fmt: skip
     sampled = clock.timed("sampling", ppo_trainer.batch_generation)
-    gc.collect()
     with patch.object(ppo_trainer, "batch_generation", sampled):
         trainer.train()
     return trained_parameters(trainer.model)

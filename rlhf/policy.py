@@ -64,7 +64,7 @@ class Policy(nn.Module):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
             elif isinstance(getattr(module, "attention_dropout", None), float):
-                module.attention_dropout = 0.0
+                module.attention_dropout = 0.0  # type: ignore[assignment]
         self.model: Any = model
         self.critic: Any = copy.deepcopy(model) if critic == "separate" else None
         self.frozen: Any = reference.requires_grad_(False).eval() if reference else None

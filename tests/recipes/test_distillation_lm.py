@@ -40,7 +40,7 @@ def test_trl_as_the_backend(tmp_path: Path) -> None:
     result = command(
         "distillation.lm.train", "smoke", "--backend", "trl", "--teacher", teacher, "--text", text,
         "--layers", "0", "--length", "8", "--prompt", "3", "--on-policy", "1", "--epochs", "1",
-        "--epoch-blocks", "8", "--evaluation-blocks", "4", "--mixed-precision", "bf16", "--out", out,
+        "--epoch-blocks", "8", "--evaluation-blocks", "4", "--out", out,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     summary = json.loads((out / "summary.json").read_text())
