@@ -83,7 +83,7 @@ def frontier(
                       label=f"best of 1 to {best[-1]['best_of']} by {what}")  # fmt: skip
     axes.plot(0, rows[0]["reference_gold"], "k*", markersize=10, label="reference")
     axes.set(xlabel="KL(policy || reference), nats per sequence", ylabel="mean gold reward")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, title="numbers: beta", title_fontsize=8)
     axes.grid(alpha=0.3)
     save(figure, path)
 

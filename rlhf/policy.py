@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from shared.errors import UserError
-from shared.kl import entropy_from_logits, kl_from_logits
+from shared.kl import chunked_kl, entropy_from_logits
 from shared.language_model import LanguageModel
 
 
@@ -144,8 +144,10 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 def logits_of(states: Tensor, weight: Tensor, temperature: float) -> Tensor:
     """[..., width] and [vocabulary, width] -> [..., vocabulary] of the sampled distribution."""
+    if temperature != 1:  # the states are far smaller than the logits
+        states = states / temperature
     logits = states @ weight.T.to(states.dtype)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -163,6 +165,7 @@ def compare(logits: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, Tens
     return {
         "log_prob": log_probs(logits, tokens),
         "reference": log_probs(reference, tokens),
-        "kl": kl_from_logits(logits, reference),  # KL(policy || reference)
-        "entropy": entropy_from_logits(logits),
+        "kl": chunked_kl(logits, reference),  # KL(policy || reference)
+        # Row by row: what it holds in between stays in the processor's cache.
+        "entropy": torch.stack([entropy_from_logits(row) for row in logits]),
     }

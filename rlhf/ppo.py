@@ -21,7 +21,7 @@ from shared.advantages import standardise
 from shared.batches import micro_batches, stream
 from shared.distributed import global_sum, world_size
 from shared.errors import UserError
-from shared.kl import AdaptiveKL, kl_early_stop, kl_from_logits, log_ratio_estimator
+from shared.kl import AdaptiveKL, chunked_kl, kl_early_stop, log_ratio_estimator
 from shared.language_model import load_causal, locate
 from shared.launch import on_main, start
 from shared.optim import set_rates
@@ -80,7 +80,7 @@ def loss_sums(
     loss = policy_loss + value_loss  # of different parameters
     if config.kl == "rb":
         reference = logits_of(part.reference_states, policy.reference_weight, config.temperature)
-        loss = loss + kl_weight * kl_from_logits(logits, reference, mask=mask)
+        loss = loss + kl_weight * chunked_kl(logits, reference, mask=mask)
     with torch.no_grad():
         drift = log_ratio_estimator(part.log_prob, log_prob, "k3", mask=mask)  # KL(old || new)
     terms = {"loss": loss, "policy_loss": policy_loss, "value_loss": value_loss,

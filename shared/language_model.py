@@ -1,6 +1,7 @@
 """Causal language models: where they come from, their hidden states, and exact sampling."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,23 +137,25 @@ class LanguageModel(nn.Module):
         stops = tokens.new_tensor(list(ends))
         ended = tokens.new_zeros(n, dtype=torch.bool)
         cache, start = DynamicCache(config=self.config), 0
-        training = self.trunk.training
-        self.trunk.eval()  # in training mode layers that recompute would drop the cache
-        for end, uniform in enumerate(uniforms.T, p):
-            out = self.trunk(
-                input_ids=tokens[:, start:end], past_key_values=cache, use_cache=True,
-                attention_mask=seen[:, :end], position_ids=place[:, start:end],
-            )  # fmt: skip
-            logits = out.last_hidden_state[:, -1] @ self.weight.T.to(out.last_hidden_state.dtype)
-            cumulated = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
-            target = uniform[:, None].to(cumulated) * cumulated[:, -1:]
-            token = torch.searchsorted(cumulated, target, right=True)
-            tokens[:, end] = token[:, 0].clamp(max=logits.shape[-1] - 1)
-            start = end
-            ended |= torch.isin(tokens[:, end], stops)
-            if ended.all():
-                break
-        self.trunk.train(training)
+        with computing_type_once(self.trunk, tokens.device) as dtype:
+            weight = self.weight.T.to(dtype or self.weight.dtype)
+            training = self.trunk.training
+            self.trunk.eval()  # in training mode layers that recompute would drop the cache
+            for end, uniform in enumerate(uniforms.T, p):
+                out = self.trunk(
+                    input_ids=tokens[:, start:end], past_key_values=cache, use_cache=True,
+                    attention_mask=seen[:, :end], position_ids=place[:, start:end],
+                )  # fmt: skip
+                logits = out.last_hidden_state[:, -1].to(weight.dtype) @ weight
+                cumulated = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
+                target = uniform[:, None].to(cumulated) * cumulated[:, -1:]
+                token = torch.searchsorted(cumulated, target, right=True)
+                tokens[:, end] = token[:, 0].clamp(max=logits.shape[-1] - 1)
+                start = end
+                ended |= torch.isin(tokens[:, end], stops)
+                if ended.all():
+                    break
+            self.trunk.train(training)
         return tokens
 
     def to_transformers(self) -> PreTrainedModel:
@@ -167,3 +170,28 @@ class LanguageModel(nn.Module):
 def positions(attention: Tensor) -> Tensor:
     """[n, length], 0 or False at padding -> each token's place among its row's tokens."""
     return (attention.long().cumsum(1) - 1).clamp(min=0)
+
+
+@contextmanager
+def computing_type_once(model: nn.Module, device: torch.device) -> Iterator[torch.dtype | None]:
+    """Frozen weights of linear layers in autocast's type inside the ``with``; that type, or None.
+
+    Autocast converts a frozen weight anew at every use, which is most of the time of sampling a
+    token at a time. What is computed is the same.
+    """
+    if not torch.is_autocast_enabled(device.type):
+        yield None
+        return
+    dtype = torch.get_autocast_dtype(device.type)
+    frozen = [
+        part.weight for part in model.modules()
+        if isinstance(part, nn.Linear) and not part.weight.requires_grad
+    ]  # fmt: skip
+    kept = [weight.data for weight in frozen]
+    try:
+        for weight in frozen:
+            weight.data = weight.data.to(dtype)
+        yield dtype
+    finally:
+        for weight, data in zip(frozen, kept, strict=True):
+            weight.data = data
