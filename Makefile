@@ -32,6 +32,7 @@ TRAIN_ARGS = $(if $(RESUME),--resume $(RESUME),$(PRESET) $(if $(SEED),--seed $(S
 .PHONY: help setup data train-vae eval-vae sample-vae reproduce-vae bench-vae distill eval-distill \
   reproduce-distillation distill-lm eval-distill-lm reproduce-distill-lm bench-distill \
   train-rlhf train-sft train-reward train-dpo train-rloo eval-rlhf \
+  reproduce-rlhf bench-rlhf \
   train-ppo train-trpo eval-ppo reproduce-ppo compare-ppo bench-rl \
   demo-kl bench-kl tables test lint clean
 
@@ -118,6 +119,20 @@ train-rloo:  ## RLOO against the committed reward model (TRL)
 
 eval-rlhf: $(SMOLLM2)  ## rewards, KL and completions of the committed policy or a run's
 	$(BIN)/python -m rlhf.evaluate $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+reproduce-rlhf: $(SMOLLM2)  ## frontier, over-optimisation, best-of-n, estimators
+	$(BIN)/python -m rlhf.reproduce $(ARGS)
+
+TRL_PPO := .venv-trl-1.12/ready
+
+$(TRL_PPO): requirements-bench-trl.txt | $(READY)
+	rm -rf .venv-trl-1.12
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --target .venv-trl-1.12 -r requirements-bench-trl.txt
+	@touch $@
+
+bench-rlhf: $(SMOLLM2) $(TRL_PPO)  ## speed of PPO against TRL's last PPO trainer, and its RLOO
+	$(BIN)/python -m rlhf.bench $(ARGS)
 
 train-ppo: $(READY)  ## PPO on CartPole; ARGS='--env Hopper-v5 --algo ppo-kl-adaptive'
 	OMP_NUM_THREADS=1 $(RUN) trpo_ppo.train $(TRAIN_ARGS)

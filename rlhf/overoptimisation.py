@@ -85,8 +85,10 @@ class Fit:
         if self.method == "rl":
             if self.beta == 0:
                 return 0.0, 0.0
-            best = math.exp(self.alpha / self.beta - 1)
-            return best, self.beta * best
+            exponent = self.alpha / self.beta - 1
+            if exponent > 700:  # hardly bends: beyond what a float holds
+                return math.inf, math.inf
+            return math.exp(exponent), self.beta * math.exp(exponent)
         best = max(0.0, self.alpha / (2 * self.beta)) if self.beta else 0.0
         return best, self.alpha * best / 2
 

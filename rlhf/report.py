@@ -71,8 +71,8 @@ def tell(run: Run, config: Config, metrics: dict[str, float]) -> None:
     if run.epoch % max(1, config.iterations // 20) and run.epoch != config.iterations:
         return
     rewards = ", ".join(
-        f"{name.split('/')[1]} {value:.3f}" for name, value in metrics.items()
-        if name.startswith("rewards/")
+        f"{name.removeprefix('rewards/').removesuffix('/mean')} {value:.3f}"
+        for name, value in metrics.items() if name.startswith("rewards/")
     )  # fmt: skip
     run.say(
         f"rollout {run.epoch}/{config.iterations}, {run.elapsed():.0f} s: {rewards}, "

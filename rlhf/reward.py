@@ -34,6 +34,8 @@ from shared.seeding import NOISE, generator
 class Config(TrainerConfig):
     """Train a reward model on preference pairs."""
 
+    lora: CountOrZero = 8
+    """Rank of the trained adapter (Hu et al. 2021). 0: all weights are trained."""
     lora_targets: tuple[str, ...] = (
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     )  # fmt: skip

@@ -23,7 +23,8 @@ READMES = [
     ROOT / name
     for name in (
         "README.md", "CONTRIBUTING.md", "vae/README.md", "shared/kl/README.md",
-        "distillation/README.md", "distillation/lm/README.md", "trpo_ppo/README.md",
+        "distillation/README.md", "distillation/lm/README.md", "rlhf/README.md",
+        "trpo_ppo/README.md",
     )
 ]  # fmt: skip
 PROGRAMS = [
@@ -36,6 +37,8 @@ PROGRAMS = [
         "distillation.lm.bench",
         "trpo_ppo.config", "trpo_ppo.evaluate", "trpo_ppo.reproduce", "trpo_ppo.bench",
         "trpo_ppo.compare",
+        "rlhf.ppo", "rlhf.sft", "rlhf.reward", "rlhf.dpo", "rlhf.rloo", "rlhf.evaluate",
+        "rlhf.preferences", "rlhf.reproduce", "rlhf.study", "rlhf.bench",
     )
 ]  # fmt: skip
 TEXT = "\n".join(path.read_text() for path in READMES)

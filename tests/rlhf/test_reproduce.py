@@ -1,0 +1,156 @@
+"""Commands that are valid and in order; tables, pictures and models from runs made up here."""
+
+import copy
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean, stdev
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rlhf import best_of_n, config, dpo, policies, reproduce, reward, rewards, rloo
+from rlhf.reproduce import REWARD, Row, rows_of, runs_of
+from shared import cli
+from shared.checkpoint import verify_folder
+from shared.errors import UserError
+from tests.rlhf import made_up
+
+PRESETS: dict[str, Any] = {
+    "rlhf.ppo": config.PRESETS, "rlhf.dpo": dpo.PRESETS, "rlhf.rloo": rloo.PRESETS,
+    "rlhf.reward": reward.PRESETS,
+}  # fmt: skip
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return made_up.place(tmp_path, monkeypatch)
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def test_every_command_is_valid_and_finds_its_reward_model() -> None:
+    rows = rows_of(seeds=3)
+    assert next(iter(rows)) == "reward"
+    assert runs_of("reward", rows["reward"]) == [REWARD.parent.name]
+    for name, row in rows.items():
+        words = row.command(1).split()
+        if name == "best-of-n":
+            options = cli.check(cli.parse(best_of_n.Options, words, name))
+            assert Path(options.reward) == REWARD
+            continue
+        _, found = cli.read_config(PRESETS[row.program], name, words)
+        assert found.seed == 1
+        assert not row.method or (found.beta == row.beta and row.seeds == 3)
+        assert getattr(found, "reward", (str(REWARD),)) == (str(REWARD),)
+    assert reproduce.PUBLISHED in runs_of("ppo-beta0.05", rows["ppo-beta0.05"])
+    over = cli.read_config(config.PRESETS, "over", rows["over"].command(0).split())[1]
+    assert over.beta == 0
+    assert over.iterations > config.PRESETS["default"].iterations
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the runs that would be trained, or the program that would be called."""
+    found: list[str] = []
+
+    def run(command: list[str], check: bool) -> SimpleNamespace:
+        assert not check
+        found.append(command[2])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(reproduce, "make_sure", lambda _, __, folder: found.append(folder.name))
+    monkeypatch.setattr(subprocess, "run", run)
+    return found
+
+
+def test_runs_are_trained_seed_after_seed(made: list[str]) -> None:
+    rows = rows_of(seeds=2)
+    reproduce.train(rows, "")
+    everything = [run for name, row in rows.items() for run in runs_of(name, row)]
+    assert sorted(made[:-1]) == sorted(everything)
+    assert made[0] == "reward-seed0"
+    assert made[-1] == "rlhf.study"
+    seeds = [name[-1] for name in made[:-1]]
+    assert seeds == sorted(seeds)
+
+
+@pytest.mark.parametrize(("only", "expected"), [
+    ("dpo-beta0.1", ["dpo-beta0.1-seed0", "dpo-beta0.1-seed1"]),
+    ("rloo", ["reward-seed0", "rloo-beta0.05-seed0", "rloo-beta0.05-seed1"]),
+    ("reward", ["reward-seed0"]),
+    ("study", ["rlhf.study"]),
+])  # fmt: skip
+def test_some_runs_only(only: str, expected: list[str], made: list[str]) -> None:
+    reproduce.train(rows_of(seeds=2), only)
+    assert made == expected
+
+
+def test_what_is_refused(made: list[str], there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"--only kto: no run's name begins so; reward, best-of-n"):
+        reproduce.train(rows_of(seeds=2), "kto")
+    monkeypatch.setattr(sys, "argv", ["x", "--collect"])
+    with pytest.raises(UserError, match="no row has all of its runs yet; missing: reward"):
+        reproduce.main()
+    monkeypatch.setattr(sys, "argv", ["x", "--collect", "--only", "ppo"])
+    with pytest.raises(UserError, match=r"--only: names what is trained, --collect trains nothing"):
+        reproduce.main()
+    assert made == []
+    assert not (there / "rlhf").exists()
+
+
+KL = [4.0, 6.0]  # of the two seeds
+GOLD = [0.5, 0.7]
+
+
+def write_frontier(measured: dict[str, Any], rows: dict[str, Row]) -> None:
+    """PPO at 0.05 with both seeds, DPO at 0.1 with both, RLOO with one."""
+    for name, seeds in (("ppo-beta0.05", 2), ("dpo-beta0.1", 2), ("rloo-beta0.05", 1)):
+        for seed in range(seeds):
+            told = copy.deepcopy(measured)
+            told["kl"], told["kl_standard_error"] = KL[seed], 0.3
+            told["policy"]["gold"] = {"mean": GOLD[seed], "standard_error": 0.02, "sd": 0.3}
+            told["reference"]["gold"] = {"mean": 0.1, "standard_error": 0.02, "sd": 0.25}
+            if name.startswith("dpo"):
+                del told["policy"][str(REWARD)]
+            else:
+                told["policy"][str(REWARD)]["mean"] = 2.0 + seed
+            summary = {"steps": 60, "training_seconds": 100.0 + seed, "evaluation": told}
+            records = [{"step": i, "objective/kl": i / 9, "rewards/gold/mean": i / 90}
+                       for i in range(3)]  # fmt: skip
+            made_up.write_run(runs_of(name, rows[name])[seed], {"batch_size": 32}, summary,
+                              [*records, {"step": 3, "loss": 0.5}])  # fmt: skip
+
+
+@pytest.mark.usefixtures("there")
+def test_rows_have_all_their_seeds_and_the_others_are_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(seeds=2)
+    write_frontier(made_up.write_adapters(), rows)
+    made_up.write_run("reward-seed0", asdict(made_up.JUDGE), {"training_seconds": 1.0}, [])
+    made_up.write_run("best-of-n-seed0", {}, made_up.reference(), [])
+    monkeypatch.setattr(sys, "argv", ["x", "--collect"])
+    reproduce.main()
+    said = capsys.readouterr().out
+    assert "rloo-beta0.05 (rloo-beta0.05-seed1)" in said
+    assert "ppo-beta0.2 (all)" in said
+    verify_folder(rewards.PRETRAINED)
+    verify_folder(policies.PRETRAINED)
+
+    assert {path.name for path in reproduce.RESULTS.iterdir()} == {
+        "best_of_n.json", "frontier.json", "frontier.png",
+    }  # fmt: skip
+    ppo, by_pairs = json.loads((reproduce.RESULTS / "frontier.json").read_text())["rows"]
+    assert (ppo["method"], ppo["beta"], ppo["n"]) == ("PPO", 0.05, 2)
+    assert (ppo["kl"], ppo["kl_spread"]) == (mean(KL), stdev(KL))
+    assert (ppo["gold"], ppo["gold_spread"]) == (pytest.approx(mean(GOLD)), stdev(GOLD))
+    assert (ppo["reference_gold"], ppo["reference_gold_sd"]) == (0.1, 0.25)
+    assert ppo["gain"] == pytest.approx(0.5 / 0.25)
+    assert (ppo["proxy"], ppo["seconds"], ppo["examples"]) == (2.5, 100.5, 60 * 32)
+    assert ppo["command"].startswith(f"python -m rlhf.ppo default --reward {REWARD} --beta 0.05")
+    assert (by_pairs["method"], by_pairs["beta"], by_pairs["proxy"]) == ("DPO", 0.1, None)
