@@ -30,7 +30,7 @@ class Config(TrainerConfig):
     """Only the first so many pairs. 0: all."""
     beta: Positive = 0.1
     """Coefficient of KL(policy || reference) in the objective that DPO solves, reward per nat."""
-    epochs: Count = 2
+    epochs: Count = 1
     """Passes over the pairs."""
     kl_prompts: Count = 32
     """Held-out prompts on which KL(policy || reference) is measured during training."""
@@ -45,7 +45,7 @@ PRESETS = {
         lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, completion=8,
         kl_prompts=4, kl_every=2, evaluation_prompts=4, checkpoint_every=2,
     ),
-    "default": Config(mixed_precision="bf16"),
+    "default": Config(mixed_precision="bf16", limit=1280),
     "paper": Config(
         model="openai-community/gpt2-large", lora=0,
         gold="siebert/sentiment-roberta-large-english", completion=48, batch_size=64,

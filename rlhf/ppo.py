@@ -171,7 +171,7 @@ def train(preset: str, config: Config) -> None:
             with accelerator.autocast(), torch.no_grad():
                 completions = task.complete(policy.lm, asked, uniforms.to(device))
                 said = judge(policy, completions, config.temperature, config.micro_batch)
-            scores, told = task.score(config, asked, completions)
+                scores, told = task.score(config, asked, completions)
             beta = state.beta.item()
             batch, kl_weight = prepare(config, completions, said, scores, beta)
             told |= update(config, accelerator, wrapped, policy, optimizer, batch, kl_weight,

@@ -26,7 +26,7 @@ from shared.errors import UserError, full_disk_is_a_user_error
 from shared.language_model import LanguageModel, load_causal
 from shared.seeding import generator
 
-MARGIN = 0.1  # of the gold reward, which is in [-1, 1]; less says little about which is better
+MARGIN = 0.3  # of the gold reward, which is in [-1, 1]: about a word of praise or blame
 _COMPLETIONS, _PAIRS = 61, 62  # what a prompt's random numbers are for
 
 
@@ -34,14 +34,14 @@ _COMPLETIONS, _PAIRS = 61, 62  # what a prompt's random numbers are for
 class Options:
     """Write the preference set: sample completions, score them, pair them."""
 
-    prompts: Count = 420
+    prompts: Count = 1400
     """Openings to train on that are completed."""
-    held_out: Count = 80
+    held_out: Count = 160
     """Held-out openings that are completed, for validation."""
     completions: Count = 4
     """Samples for each opening."""
-    pairs: Count = 3
-    """Pairs of an opening at most, drawn at random among those at least 0.1 apart."""
+    pairs: Count = 2
+    """Pairs of an opening at most, drawn at random among those at least 0.3 apart."""
     tokens: Count = 24
     """Tokens of a completion at most."""
     seed: CountOrZero = 0

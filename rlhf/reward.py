@@ -48,7 +48,7 @@ class Config(TrainerConfig):
     center_rewards_coefficient: NonNegative = 0.01
     """Weight of (chosen + rejected)^2 in the loss, which alone decides where zero is (Eisenstein
     et al. 2023: 0.01)."""
-    epochs: Count = 2
+    epochs: Count = 1
     """Passes over the pairs."""
 
 

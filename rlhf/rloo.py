@@ -52,7 +52,7 @@ class Config(TrainerConfig):
     """Completions of each prompt; the mean reward of the others is a completion's baseline."""
     temperature: Positive = 1.0
     """Of sampling, and of every log-probability and KL. There is no top-k and no top-p."""
-    steps: Count = 120
+    steps: Count = 60
     """Optimiser steps, each on completions of its own."""
     kl_prompts: Count = 32
     """Held-out prompts on which KL(policy || reference) is measured during training."""
