@@ -2,12 +2,13 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
 from shared import cli, interrupt
@@ -68,3 +69,10 @@ def trained(
         return folder
 
     return start
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Training in this process flushes denormal numbers to zero, which other tests need."""
+    yield
+    torch.set_flush_denormal(False)
