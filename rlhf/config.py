@@ -58,7 +58,7 @@ class Config(LanguageConfig):
     missing_eos: NonNegative = 0.0
     """Subtracted from the reward of a completion that does not end by itself."""
 
-    beta: NonNegative = 0.05
+    beta: NonNegative = 0.1
     """Coefficient of KL(policy || reference), reward per nat; with --kl-target the first one."""
     kl: Literal["k1", "k2", "k3", "rb"] = "k1"
     """How the penalty is estimated. k1: log-ratios in the reward. rb: the exact KL of every state,
@@ -72,7 +72,7 @@ class Config(LanguageConfig):
     max_kl: NonNegative = 0.0
     """End the run once KL(policy || reference) is above so many nats per sequence. 0: never."""
 
-    iterations: Count = 60
+    iterations: Count = 40
     """Rollouts."""
     batch_size: Count = 32
     """Completions of a rollout over all processes together."""
@@ -82,7 +82,7 @@ class Config(LanguageConfig):
     """Passes over a rollout (Ziegler et al. 2019: 4)."""
     micro_batch: Count = 16
     """Sequences that a process computes at a time; their gradients add up to the step's."""
-    lr: Positive = 2e-4
+    lr: Positive = 1e-3
     """Peak learning rate of Adam, falling linearly to zero (an adapter takes more than the 1e-5 of
     full training)."""
     value_lr: Positive = 2e-3

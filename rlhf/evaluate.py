@@ -131,7 +131,7 @@ def headline(metrics: dict[str, Any]) -> str:
         after, before = policy[name], reference[name]
         what = "gold reward" if name == "gold" else f"reward {name}"
         told.append(
-            f"{what:<28}{after['mean']:.3f} +- {after['standard_error']:.3f}, reference "
+            f"{what:<27} {after['mean']:.3f} +- {after['standard_error']:.3f}, reference "
             f"{before['mean']:.3f} +- {before['standard_error']:.3f} (sd {before['sd']:.3f})"
         )
     told.append(
