@@ -152,13 +152,12 @@ PRESETS = {
         teacher_jitter=1, student_layers="64-64", epochs=6, jitter=1, batch_size=100,
         warmup=10, evaluate_every=1,
     ),
-    "default": Config(mixed_precision="bf16"),
+    "default": Config(),
     "paper": Config(
         teacher_layers="1200-1200", dropout=0.5, input_dropout=0.2, teacher_epochs=200,
         teacher_lr=1e-3, targets="clean", jitter=0, epochs=100, lr=1e-3,
     ),
     "self": Config(
-        mixed_precision="bf16", teacher_layers="800-800", dropout=0.0, teacher_epochs=40,
-        teacher_lr=3e-3,
+        teacher_layers="800-800", dropout=0.0, teacher_epochs=40, teacher_lr=3e-3,
     ),
 }  # fmt: skip

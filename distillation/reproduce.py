@@ -39,7 +39,7 @@ _SHORT = f"{_PLAIN} --epochs 20"
 _CLEAN = f"{_SHORT} --targets clean --teacher-logits {RUNS}/clean.safetensors"
 _SHIFTED = f"--teacher-logits {RUNS}/averaged.safetensors"
 _LONG = "--epochs 100 --lr 1e-3"
-_MLP = "paper --mixed-precision bf16 --stages teacher --dropout 0.25 --input-dropout 0"
+_MLP = "paper --stages teacher --dropout 0.25 --input-dropout 0"
 
 # name of the runs: arguments, seeds. Names of one row differ by the seed at their end alone.
 ROWS: dict[str, tuple[str, Sequence[int]]] = {

@@ -57,7 +57,7 @@ class Config(RunConfig):
     """File with what the teacher says about the training blocks, written if it is not there.
     Empty: the teacher runs at every step."""
 
-    epochs: Count = 16
+    epochs: Count = 22
     """Evaluations, each after --epoch-blocks blocks."""
     epoch_blocks: Count = 256
     """Blocks between evaluations; the text is gone through again when it is used up."""
@@ -120,7 +120,7 @@ PRESETS = {
         epochs=2, epoch_blocks=8, batch_size=4, micro_batch=4, length=32, warmup=1,
         evaluation_blocks=4, mixed_precision="bf16", checkpoint_every=2,
     ),
-    "default": Config(mixed_precision="bf16", train_blocks=4096, keep=1),
+    "default": Config(train_blocks=5632, keep=1),
     "paper": Config(
         mixed_precision="bf16", epochs=40, epoch_blocks=3072, batch_size=64, length=256,
         warmup=50, train_embeddings=True,
