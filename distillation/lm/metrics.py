@@ -11,7 +11,7 @@ from torch import Tensor
 from distillation.lm.data import Blocks
 from distillation.lm.objective import POSITIONS, Head
 from distillation.lm.teacher import PER_PASS
-from shared.kl import kl_from_logits
+from shared.kl import chunked_kl
 from shared.language_model import LanguageModel
 from shared.seeding import EVALUATION, generator
 
@@ -27,7 +27,7 @@ def compare(teacher: Head, student: Head, tokens: Tensor) -> Tensor:
         part = slice(start, start + POSITIONS)
         p, q, right = teacher.at(part).logits(), student.at(part).logits(), tokens[part]
         values = (
-            kl_from_logits(p, q), kl_from_logits(q, p), (p.argmax(-1) == q.argmax(-1)).float(),
+            chunked_kl(p, q), chunked_kl(q, p), (p.argmax(-1) == q.argmax(-1)).float(),
             *(F.cross_entropy(logits, right, reduction="none") for logits in (q, p)),
         )  # fmt: skip
         rows.append(torch.stack(values, -1))
