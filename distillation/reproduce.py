@@ -1,7 +1,7 @@
 """All runs behind the tables of distillation/README.md: ``python -m distillation.reproduce``.
 
 Runs that are finished are kept, one that was cut off is resumed, so that the command can be
-stopped and called again. About eighty minutes on one core.
+stopped and called again.
 """
 
 import shutil
@@ -44,13 +44,10 @@ _MLP = "paper --stages teacher --dropout 0.25 --input-dropout 0"
 # name of the runs: arguments, seeds. Names of one row differ by the seed at their end alone.
 ROWS: dict[str, tuple[str, Sequence[int]]] = {
     "teacher": ("default --stages teacher", SEEDS),
-    "plain-soft": (f"{_TAUGHT} {_CLEAN}", SEEDS),
-    "plain-hard": (f"{_ALONE} {_SHORT}", SEEDS),
-    "long-soft": (f"{_TAUGHT} {_SHIFTED} {_LONG}", SEEDS),
-    "long-hard": (f"{_ALONE} {_LONG}", SEEDS),
     "default-soft": (f"{_TAUGHT} {_SHIFTED}", SEEDS),
     "default-hard": (_ALONE, SEEDS),
-    "near-soft": (f"{_TAUGHT} {_SHIFTED} --jitter 1 --lr 1e-3", SEEDS[:1]),
+    "plain-soft": (f"{_TAUGHT} {_CLEAN}", SEEDS),
+    "plain-hard": (f"{_ALONE} {_SHORT}", SEEDS),
     "without-3": (f"{_TAUGHT} {_SHORT} --targets clean --transfer 012456789", SEEDS),
     "only-78": (f"{_TAUGHT} {_PLAIN} --targets clean --epochs 60 --transfer 78", SEEDS),
 }
@@ -70,6 +67,8 @@ for _objective in OBJECTIVES:
 ROWS |= {
     "self-teacher": ("self --stages teacher", (0,)),
     "self-student": (f"self --stages student --teacher {RUNS}/self-teacher-seed0", (0,)),
+    "long-soft": (f"{_TAUGHT} {_SHIFTED} {_LONG}", SEEDS),
+    "long-hard": (f"{_ALONE} {_LONG}", SEEDS),
 }
 
 COMMANDS = {

@@ -133,7 +133,7 @@ COLUMNS = (
     ("trained", "trained parameters", ",d"),
     ("seconds", "CPU-s per iteration", ".1f"),
     ("sampling", "sampling", ".0%"),
-    ("judging", "old and reference pass", ".0%"),
+    ("judging", "reference pass", ".0%"),
     ("update", "update", ".0%"),
 )
 PHASES = ("sampling", "judging", "update")

@@ -16,6 +16,8 @@ from shared.errors import UserError
 from shared.kl import chunked_kl, entropy_from_logits
 from shared.language_model import LanguageModel
 
+ROWS = 64  # states whose logits are in memory at once: enough for a matrix product
+
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
@@ -90,12 +92,17 @@ class Policy(nn.Module):
             [n, time, width], [vocabulary, width], [n, time]
         """
         hidden, weight = self.lm(tokens, attention)
+        states = hidden[:, prompt - 1 : -1]
+        return states, weight, self.values(states, tokens, attention)
+
+    def values(self, states: Tensor, tokens: Tensor, attention: Tensor) -> Tensor:
+        """Of the policy's states [n, time, width] before the last ``time`` tokens: [n, time]."""
         if self.critic is None:
-            of_value = hidden.detach()  # errors of the value must not move the policy
+            states = states.detach()  # errors of the value must not move the policy
         else:
-            of_value = _as_trunk(self.critic)(tokens, attention)[0]
-        values: Tensor = self.value(of_value[:, prompt - 1 : -1]).squeeze(-1)
-        return hidden[:, prompt - 1 : -1], weight, values
+            states = _as_trunk(self.critic)(tokens, attention)[0][:, -states.shape[1] - 1 : -1]
+        values: Tensor = self.value(states).squeeze(-1)
+        return values
 
     @torch.no_grad()
     def reference(self, tokens: Tensor, attention: Tensor, prompt: int) -> Tensor:
@@ -146,8 +153,10 @@ def logits_of(states: Tensor, weight: Tensor, temperature: float) -> Tensor:
     """[..., width] and [vocabulary, width] -> [..., vocabulary] of the sampled distribution."""
     if temperature != 1:  # the states are far smaller than the logits
         states = states / temperature
-    logits = states @ weight.T.to(states.dtype)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # One product of all rows: torch would make one for each row of a batch.
+    logits = states.flatten(0, -2) @ weight.T.to(states.dtype)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return wide.view(*states.shape[:-1], len(weight))
 
 
 def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -155,17 +164,25 @@ def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
 
 
-def compare(logits: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """Of every state: log-probability of its token under both, exact KL, entropy; in nats.
+@torch.no_grad()
+def compare(
+    states: Tensor, weight: Tensor, reference_states: Tensor, reference_weight: Tensor,
+    tokens: Tensor, temperature: float,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Of every state: log-probability of its token under both, exact KL, entropy; in nats, [n].
 
     Args:
-        logits, reference: [..., vocabulary] of policy and reference.
-        tokens: [...] what was sampled there.
+        states, reference_states: [n, width] of policy and reference.
+        weight, reference_weight: [vocabulary, width].
+        tokens: [n] what was sampled there.
     """
-    return {
-        "log_prob": log_probs(logits, tokens),
-        "reference": log_probs(reference, tokens),
-        "kl": chunked_kl(logits, reference),  # KL(policy || reference)
-        # Row by row: what it holds in between stays in the processor's cache.
-        "entropy": torch.stack([entropy_from_logits(row) for row in logits]),
-    }
+    weight, reference_weight = weight.to(states.dtype), reference_weight.to(reference_states.dtype)
+    parts: dict[str, list[Tensor]] = {n: [] for n in ("log_prob", "reference", "kl", "entropy")}
+    for rows in torch.arange(len(tokens), device=tokens.device).split(ROWS):
+        logits = logits_of(states[rows], weight, temperature)
+        reference = logits_of(reference_states[rows], reference_weight, temperature)
+        parts["log_prob"].append(log_probs(logits, tokens[rows]))
+        parts["reference"].append(log_probs(reference, tokens[rows]))
+        parts["kl"].append(chunked_kl(logits, reference))  # KL(policy || reference)
+        parts["entropy"].append(entropy_from_logits(logits))
+    return {name: torch.cat(found) for name, found in parts.items()}

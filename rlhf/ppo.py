@@ -73,19 +73,22 @@ def loss_sums(
     """What is minimised and what is watched, each summed over the tokens of a micro-batch."""
     given = part.completions
     states, weight, value = model(given.tokens, given.attention, given.prompt)
-    logits = logits_of(states, weight, config.temperature)
-    log_prob = log_probs(logits, given.answers)
-    policy_loss, clipped = policy_terms(log_prob, part.log_prob, part.advantage, config.clip)
-    value_loss = value_terms(value.float(), part.value, part.target, config.value_clip)
+    logits = logits_of(states[mask], weight, config.temperature)
+    log_prob, old = log_probs(logits, given.answers[mask]), part.log_prob[mask]
+    policy_loss, clipped = policy_terms(log_prob, old, part.advantage[mask], config.clip)
+    value_loss = value_terms(
+        value[mask].float(), part.value[mask], part.target[mask], config.value_clip
+    )
     loss = policy_loss + value_loss  # of different parameters
     if config.kl == "rb":
-        reference = logits_of(part.reference_states, policy.reference_weight, config.temperature)
-        loss = loss + kl_weight * chunked_kl(logits, reference, mask=mask)
+        there = part.reference_states[mask]
+        reference = logits_of(there, policy.reference_weight, config.temperature)
+        loss = loss + kl_weight * chunked_kl(logits, reference)
     with torch.no_grad():
-        drift = log_ratio_estimator(part.log_prob, log_prob, "k3", mask=mask)  # KL(old || new)
+        drift = log_ratio_estimator(old, log_prob, "k3")  # KL(old || new)
     terms = {"loss": loss, "policy_loss": policy_loss, "value_loss": value_loss,
              "clip_fraction": clipped.float(), "kl_old_new": drift}  # fmt: skip
-    return {name: x[mask].sum() for name, x in terms.items()}
+    return {name: x.sum() for name, x in terms.items()}
 
 
 def update(

@@ -1,13 +1,13 @@
 """Completions, what they are worth, and what policy and reference say about every token of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.policy import Policy, compare, logits_of
+from rlhf.policy import Policy, compare
 from shared.distributed import global_rows, own_rows
 from shared.language_model import LanguageModel
 
@@ -19,13 +19,15 @@ class Completions:
     tokens [n, prompt + time] int64; attention [n, prompt + time] bool, False at padding; mask
     [n, time] bool, True for the completion's tokens, its end-of-text among them; ended [n] bool,
     whether there is one. Masks come from lengths, never from what a token is: the padding may be
-    the end-of-text.
+    the end-of-text. states [n, time, width], the model's before every token, if it just sampled
+    them.
     """
 
     tokens: Tensor
     attention: Tensor
     mask: Tensor
     ended: Tensor
+    states: Tensor | None = None
 
     @property
     def prompt(self) -> int:
@@ -38,7 +40,8 @@ class Completions:
         return self.tokens[:, self.prompt :]
 
     def at(self, rows: Tensor | slice) -> "Completions":
-        return Completions(*(getattr(self, field.name)[rows] for field in fields(self)))
+        found = (getattr(self, field.name) for field in fields(self))
+        return Completions(*(None if x is None else x[rows] for x in found))
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """The completions as text, without special tokens."""
@@ -91,10 +94,11 @@ def sample(
         uniforms: [n, time] random numbers in [0, 1).
     """
     tokens, attention = (x.to(uniforms.device) for x in padded(prompts, padding))
-    own = lm.complete(
+    own, states = lm.sample(
         own_rows(tokens), own_rows(uniforms), temperature, own_rows(attention), ends
     )  # fmt: skip
-    return cut_at_end(global_rows(own), attention, ends, padding)
+    found = cut_at_end(global_rows(own), attention, ends, padding)
+    return replace(found, states=global_rows(states))
 
 
 @torch.no_grad()
@@ -105,17 +109,22 @@ def judge(
 
     ``log_prob`` and ``reference`` of the tokens, exact ``kl``(policy || reference) and ``entropy``
     of the states, ``value``, and the ``reference_states`` [n, time, width] they were computed from.
-    Numbers at masked positions mean nothing.
+    All but the last are 0 at masked positions. The policy's states are those that it sampled from.
     """
     parts: list[dict[str, Tensor]] = []
     rows = own_rows(torch.arange(len(completions.tokens)))
     for chosen in rows.split(micro_batch):
         part = completions.at(chosen)
-        given = (part.tokens, part.attention, part.prompt)
-        states, weight, value = policy(*given)
-        logits = logits_of(states, weight, temperature)
-        there = policy.reference(*given)
-        reference = logits_of(there, policy.reference_weight, temperature)
-        found = compare(logits, reference, part.answers)
-        parts.append(found | {"value": value.float(), "reference_states": there})
+        states, weight = part.states, policy.lm.weight
+        if states is None:
+            states, weight, value = policy(part.tokens, part.attention, part.prompt)
+        else:
+            value = policy.values(states, part.tokens, part.attention)
+        there = policy.reference(part.tokens, part.attention, part.prompt)
+        mask = part.mask
+        flat = compare(states[mask], weight, there[mask], policy.reference_weight,
+                       part.answers[mask], temperature)  # fmt: skip
+        flat["value"] = value[mask].float()
+        found = {name: x.new_zeros(mask.shape).masked_scatter(mask, x) for name, x in flat.items()}
+        parts.append(found | {"reference_states": there})
     return {name: global_rows(torch.cat([part[name] for part in parts])) for name in parts[0]}

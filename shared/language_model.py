@@ -108,16 +108,20 @@ class LanguageModel(nn.Module):
         hidden: Tensor = self.trunk(**given).last_hidden_state
         return hidden, self.weight
 
+    def complete(self, prompts: Tensor, uniforms: Tensor) -> Tensor:
+        """Prompts [n, p] and random numbers in [0, 1) [n, new] -> tokens [n, p + new]."""
+        return self.sample(prompts, uniforms)[0]
+
     @torch.no_grad()
-    def complete(
+    def sample(
         self,
         prompts: Tensor,
         uniforms: Tensor,
         temperature: float = 1.0,
         attention: Tensor | None = None,
         ends: Sequence[int] = (),
-    ) -> Tensor:
-        """Prompts [n, p] and random numbers in [0, 1) [n, new] -> tokens [n, p + new].
+    ) -> tuple[Tensor, Tensor]:
+        """Prompts [n, p] and random numbers in [0, 1) [n, new] -> completed prompts.
 
         A token is where the cumulated probabilities pass the random number: samples of the very
         distribution, no top-k, no top-p. Sampling goes on behind a row's end-of-text; once every
@@ -125,11 +129,15 @@ class LanguageModel(nn.Module):
 
         Args:
             attention: [n, p] bool, False at the padding, which is on the left.
+
+        Returns:
+            tokens [n, p + new]; hidden states [n, new, width] before each of the new ones.
         """
         (n, p), new = prompts.shape, uniforms.shape[1]
         tokens = torch.cat([prompts, prompts.new_zeros(n, new)], 1)
+        states = self.weight.new_zeros(n, new, self.weight.shape[1])
         if not n:  # a process without rows; attention takes no empty batch
-            return tokens
+            return tokens, states
         seen = torch.ones_like(tokens) if attention is None else torch.cat(
             [attention.long(), tokens.new_ones(n, new)], 1
         )  # fmt: skip
@@ -146,6 +154,7 @@ class LanguageModel(nn.Module):
                     input_ids=tokens[:, start:end], past_key_values=cache, use_cache=True,
                     attention_mask=seen[:, :end], position_ids=place[:, start:end],
                 )  # fmt: skip
+                states[:, end - p] = out.last_hidden_state[:, -1]
                 logits = out.last_hidden_state[:, -1].to(weight.dtype) @ weight
                 cumulated = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
                 target = uniform[:, None].to(cumulated) * cumulated[:, -1:]
@@ -156,7 +165,7 @@ class LanguageModel(nn.Module):
                 if ended.all():
                     break
             self.trunk.train(training)
-        return tokens
+        return tokens, states
 
     def to_transformers(self) -> PreTrainedModel:
         """An ordinary model with these weights, for ``save_pretrained`` and ``generate``."""

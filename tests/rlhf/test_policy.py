@@ -1,5 +1,7 @@
 """Policy, reference and rollouts: the numbers of a plain forward pass, whatever the padding."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -60,10 +62,23 @@ def test_numbers_are_those_of_rows_without_padding(padding: int, lora: int) -> N
 
 def test_without_a_step_the_policy_is_the_reference() -> None:
     policy = adapted()
-    said = judge(policy, completions(policy), 1.0, micro_batch=2)
+    sampled = completions(policy)
+    said = judge(policy, replace(sampled, states=None), 1.0, micro_batch=2)
     assert torch.equal(said["log_prob"], said["reference"])
     assert torch.equal(said["kl"], torch.zeros_like(said["kl"]))
     assert torch.equal(said["value"], torch.zeros_like(said["value"]))
+    rounded = judge(policy, sampled, 1.0, micro_batch=2)
+    assert torch.allclose(rounded["log_prob"], rounded["reference"], atol=1e-5)
+    assert rounded["kl"].max() < 1e-9
+
+
+def test_the_states_of_sampling_are_those_of_a_forward_pass() -> None:
+    policy = moved(adapted())
+    found = completions(policy, time=40)
+    states = policy(found.tokens, found.attention, found.prompt)[0]
+    assert found.states is not None
+    assert not found.mask.all()
+    assert torch.allclose(found.states[found.mask], states[found.mask], atol=1e-5)
 
 
 def test_the_reference_stays_what_it_was_before_training() -> None:
@@ -125,6 +140,7 @@ def test_garbage_in_the_padding_changes_nothing() -> None:
         torch.where(found.attention, found.tokens, noise), found.attention, found.mask, found.ended
     )
     assert not torch.equal(other.tokens, found.tokens)
+    found = replace(found, states=None)  # else nothing is read anew
     first, second = judge(policy, found, 1.0, 3), judge(policy, other, 1.0, 3)
     for name in ("log_prob", "reference", "kl", "entropy", "value"):
         assert torch.equal(first[name][found.mask], second[name][found.mask])

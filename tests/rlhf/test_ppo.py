@@ -78,7 +78,7 @@ def test_what_a_run_leaves(whole: Path, tmp_path: Path, processes: Processes) ->
     }  # fmt: skip
     lines = metrics(whole)
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert lines[0]["objective/kl"] == 0
+    assert lines[0]["objective/kl"] < 1e-8
     assert lines[2]["objective/kl"] > 0
     said = json.loads((whole / "summary.json").read_text())["evaluation"]
     config = json.loads((whole / "config.json").read_text())["config"]
@@ -157,7 +157,9 @@ def test_without_a_learning_rate_nothing_moves(
     argv = [*TINY, *there, "--lr", "1e-30", "--value-lr", "1e-30", "--epochs", "3"]
     assert train(processes, *argv, "--out", tmp_path / "run").code == 0
     for line in metrics(tmp_path / "run"):
-        assert line["objective/kl"] == line["objective/kl_k1"] == line["clip_fraction"] == 0
+        assert line["clip_fraction"] == 0
+        assert 0 <= line["objective/kl"] < 1e-8
+        assert abs(line["objective/kl_k1"]) < 1e-4
         assert line["kl_old_new"] < 1e-10
 
 

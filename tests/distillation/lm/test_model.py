@@ -92,7 +92,7 @@ def test_complete_with_a_cache_is_complete_without() -> None:
     """Each sampled token must be the one the whole text so far gives."""
     model, uniforms = tiny.model(layers=3), torch.rand(4, 5, generator=torch.Generator())
     tokens = TOKENS[:1, :4].expand(4, 4)
-    written = model.complete(tokens, uniforms, temperature=0.7)
+    written = model.sample(tokens, uniforms, temperature=0.7)[0]
     for uniform in uniforms.T:
         hidden, weight = model(tokens)
         cumulated = torch.softmax((hidden[:, -1] @ weight.T).double() / 0.7, -1).cumsum(-1)
