@@ -21,11 +21,12 @@ from shared.data.mnist import load_mnist
 from shared.data.splits import split
 from shared.errors import UserError
 from shared.folder import read_metrics
-from shared.reproduce import is_finished, make_sure, read_run
+from shared.reproduce import is_finished, make_sure, recall
 
 PROGRAM = "distillation.train"
 RUNS = Path("runs/reproduce-distillation")
 RESULTS = Path("distillation/results")
+RECORDS = RESULTS / "runs"
 PRETRAINED = Path("distillation/pretrained")
 SEEDS = (0, 1, 2)
 TINY = {"30-30": SEEDS, "8-8": SEEDS[:1]}
@@ -84,20 +85,37 @@ class Options:
 
     only: str = ""
     """Train only the runs whose names begin so; results are not written."""
+    missing: bool = False
+    """Train only the runs that have no committed record, and what these learn from."""
     collect: bool = False
-    """Train nothing: write the results of the runs that are there."""
+    """Train nothing: write the results of the runs that are there or have a record."""
 
 
-def folders(name: str) -> list[Path]:
-    """The finished runs of a row, one a seed."""
-    found = [RUNS / f"{name}-seed{seed}" for seed in ROWS[name][1]]
-    return [folder for folder in found if is_finished(folder)]
+def known(run: str) -> dict[str, Any] | None:
+    """What a run came to, if it is finished or has a record."""
+    return recall(PROGRAM, COMMANDS[run], RUNS / run, RECORDS)
 
 
 def read(name: str) -> list[dict[str, Any]]:
     """The runs of a row, each with what its network reached on the test digits."""
-    runs = [read_run(PROGRAM, COMMANDS[folder.name], folder) for folder in folders(name)]
+    runs = [run for seed in ROWS[name][1] if (run := known(f"{name}-seed{seed}"))]
     return [{**run, **run["unseen"]["teacher" if "teacher" in name else "student"]} for run in runs]
+
+
+def to_train(options: Options) -> list[str]:
+    """The names of the runs to train, in order.
+
+    Raises:
+        UserError: no name begins with ``--only``.
+    """
+    names = [name for name in COMMANDS if name.startswith(options.only)]
+    if not names:
+        raise UserError(f"--only {options.only}: no run's name begins so; {', '.join(ROWS)}")
+    if options.missing:
+        names = [name for name in names if not known(name)]
+        needed = {word for name in names for word in COMMANDS[name].split()}
+        names = [n for n in COMMANDS if n in names or str(RUNS / n) in needed]
+    return names
 
 
 def publish() -> None:
@@ -128,10 +146,7 @@ def publish() -> None:
 
 def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m distillation.reproduce"))
-    names = [name for name in COMMANDS if name.startswith(options.only)]
-    if not names:
-        raise UserError(f"--only {options.only}: no run's name begins so; {', '.join(ROWS)}")
-    for name in names if not options.collect else []:
+    for name in to_train(options) if not options.collect else []:
         make_sure(PROGRAM, COMMANDS[name], RUNS / name)
     if not options.only:
         tables.write(read, RESULTS)

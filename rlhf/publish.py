@@ -23,21 +23,23 @@ WEIGHTS = "adapter_model.safetensors"
 Told = tuple[dict[str, Any], str]  # metrics, card
 
 
-def publish(reward_run: Path, policy_run: Path | None) -> None:
-    """``rlhf/pretrained/reward`` and, if its run is finished, ``policy``, from runs' adapters.
+def publish_reward(run: Path) -> None:
+    """``rlhf/pretrained/reward`` from a run's adapter.
 
     Without a tokenizer: loading takes that of the model that the adapter is for.
 
     Raises:
         UserError: no adapter, or one that is too large for the repository.
     """
-    about = _about(reward_run)
-    _publish(reward_run, rewards.PRETRAINED, about, lambda folder: _measure_reward(folder, about))
-    if policy_run is not None:
-        about = _about(policy_run)
-        about["config"]["reward"] = ["pretrained"]  # the one that was just published
-        _publish(policy_run, policies.PRETRAINED, about,
-                 lambda folder: _measure_policy(folder, about))  # fmt: skip
+    about = _about(run)
+    _publish(run, rewards.PRETRAINED, about, lambda folder: _measure_reward(folder, about))
+
+
+def publish_policy(run: Path) -> None:
+    """``rlhf/pretrained/policy`` likewise; it is measured by the committed reward model."""
+    about = _about(run)
+    about["config"]["reward"] = ["pretrained"]
+    _publish(run, policies.PRETRAINED, about, lambda folder: _measure_policy(folder, about))
 
 
 def _about(run: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """All runs behind the tables of rlhf/README.md: ``python -m rlhf.reproduce``.
 
-A reward model; PPO, DPO and RLOO over several beta; PPO without a penalty; best-of-n; the study of
-the estimators. Runs that are finished are kept, one that was cut off is resumed, so that the
-command can be stopped and called again.
+A reward model, which becomes the committed one; PPO, DPO and RLOO over several beta; PPO without a
+penalty; best-of-n; the study of the estimators. Runs that are finished are kept, one that was cut
+off is resumed, so that the command can be stopped and called again.
 """
 
 import json
@@ -13,26 +13,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf import frontier
-from rlhf.publish import publish
+from rlhf import frontier, rewards
+from rlhf.publish import publish_policy, publish_reward
 from shared import cli
+from shared.checkpoint import is_complete
 from shared.config import Count
 from shared.errors import UserError
 from shared.folder import read_metrics
-from shared.reproduce import complete, make_sure, read_run
+from shared.reproduce import complete, is_finished, make_sure, recall
 
 RUNS = Path("runs/reproduce-rlhf")
 RESULTS = Path("rlhf/results")
-REWARD = RUNS / "reward-seed0" / "model"
-PPO_BETAS = (0.01, 0.05, 0.2)
+RECORDS = RESULTS / "runs"
+REWARD = "reward-seed0"  # the run that teaches the reward model
+PPO_BETAS = (0.05, 0.1, 0.2)
 DPO_BETAS = (0.03, 0.1, 0.3)
-RLOO_BETAS = (0.05,)
-OVER_ITERATIONS = 200  # rollouts without a penalty, where the default has 60
+RLOO_BETAS = (0.1,)
+SEPARATE_BETA = 0.1  # of PPO with a critic of its own
+OVER_ITERATIONS = 100  # rollouts without a penalty, where the default has 40
 OVER_SEEDS = 1
 SAMPLES = 32  # completions of the reference per prompt: the largest n of best-of-n
 PROMPTS = 64
 STUDY = "study"  # no run: it takes seconds and writes its own tables
-PUBLISHED = "ppo-beta0.05-seed0"  # the policy that is committed
+PUBLISHED = "ppo-beta0.1-seed0"  # the policy that is committed
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,13 @@ class Options:
     """Train everything and write rlhf/results and rlhf/pretrained anew."""
 
     only: str = ""
-    """Train only the runs whose names begin so, and the reward model if they need it; results are
-    not written."""
+    """Train only the runs whose names begin so, against the reward model that is committed; results
+    are not written."""
+    missing: bool = False
+    """Train only the runs that have no committed record."""
     collect: bool = False
-    """Train nothing: write the results of the runs that are there; a row one of whose runs is
-    missing is left out."""
+    """Train nothing: write the results of the runs that are there or have a record; a row one of
+    whose runs is missing is left out."""
     seeds: Count = 2
     """Runs of each row of the frontier."""
 
@@ -64,8 +69,8 @@ class Row(NamedTuple):
 
 def rows_of(seeds: int) -> dict[str, Row]:
     """Every row, by the name that its runs begin with; what others need comes first."""
-    against = f"default --reward {REWARD}"
-    many = f"--reward {REWARD} --count {PROMPTS} --samples {SAMPLES}"
+    against = "default --reward pretrained"
+    many = f"--reward pretrained --count {PROMPTS} --samples {SAMPLES}"
     over = f"{against} --beta 0 --iterations {OVER_ITERATIONS}"
     found = {
         "reward": Row("rlhf.reward", "default", 1),
@@ -78,27 +83,38 @@ def rows_of(seeds: int) -> dict[str, Row]:
             found[f"{program}-beta{beta:g}"] = Row(
                 f"rlhf.{program}", f"{arguments} --beta {beta:g}", seeds, method, beta
             )
-    return found | {"over": Row("rlhf.ppo", over, min(seeds, OVER_SEEDS))}
+    separate = f"{against} --beta {SEPARATE_BETA:g} --critic separate"
+    return found | {
+        "separate": Row("rlhf.ppo", separate, seeds, "PPO, separate critic", SEPARATE_BETA),
+        "over": Row("rlhf.ppo", over, min(seeds, OVER_SEEDS)),
+    }
 
 
 def runs_of(name: str, row: Row) -> list[str]:
     return [f"{name}-seed{seed}" for seed in range(row.seeds)]
 
 
-def read(name: str, row: Row) -> list[dict[str, Any]]:
-    """The finished runs of a row, each with its options and the records of KLs in training."""
-    return [
-        read_run(row.program, row.command(seed), RUNS / run)
-        | {
-            "config": json.loads((RUNS / run / "config.json").read_text())["config"],
-            "records": [r for r in read_metrics(RUNS / run) if "objective/kl" in r],
-        }
-        for seed, run in enumerate(runs_of(name, row))
-    ]
+def known(row: Row, seed: int, run: str) -> dict[str, Any] | None:
+    """What a run came to, its options and the KLs in training, if it is finished or has a record.
+
+    The record keeps what the tables and pictures need of every rollout.
+    """
+
+    def more(folder: Path) -> dict[str, Any]:
+        lines = [r for r in read_metrics(folder) if "objective/kl" in r]
+        kept = [{k: x for k, x in r.items() if k == "objective/kl" or k.startswith("rewards/")}
+                for r in lines]  # fmt: skip
+        config = json.loads((folder / "config.json").read_text())["config"]
+        return {"config": config, "records": kept}
+
+    return recall(row.program, row.command(seed), RUNS / run, RECORDS, more)
 
 
-def train(rows: Mapping[str, Row], only: str) -> None:
+def train(rows: Mapping[str, Row], only: str, missing: bool = False) -> None:
     """Finish every run whose name begins with ``only``: all of a seed, then the next.
+
+    Args:
+        missing: leave out those that have a record.
 
     Raises:
         UserError: no name begins so, or a run failed.
@@ -112,11 +128,15 @@ def train(rows: Mapping[str, Row], only: str) -> None:
     wants_study = STUDY.startswith(only)
     if not chosen and not wants_study:
         raise UserError(f"--only {only}: no run's name begins so; {', '.join([*rows, STUDY])}")
-    reward = REWARD.parent.name
-    if not reward.startswith(only) and any(str(REWARD) in row.arguments for row, *_ in chosen):
-        chosen.insert(0, (rows["reward"], 0, reward))
+    if missing:
+        chosen = [one for one in chosen if not known(*one)]
+    there = is_complete(rewards.PRETRAINED) or any(run == REWARD for *_, run in chosen)
+    if not there and any("--reward" in row.arguments for row, *_ in chosen):
+        chosen.insert(0, (rows["reward"], 0, REWARD))
     for row, seed, run in chosen:
         make_sure(row.program, row.command(seed), RUNS / run)
+        if run == REWARD:  # the runs that follow are rewarded by it as it is committed
+            publish_reward(RUNS / run)
     if wants_study:
         command = [sys.executable, "-m", "rlhf.study", "--results", str(RESULTS)]
         if code := subprocess.run(command, check=False).returncode:
@@ -124,13 +144,21 @@ def train(rows: Mapping[str, Row], only: str) -> None:
 
 
 def collect(rows: Mapping[str, Row]) -> None:
-    """The tables and pictures that have all their runs, and the models to commit.
+    """The tables and pictures that have all their runs, and the policy to commit.
 
     Raises:
         UserError: no row has all its runs.
     """
-    there = complete({name: runs_of(name, row) for name, row in rows.items()}, RUNS)
-    runs = {name: read(name, rows[name]) for name in there if name != "reward"}
+    found = {
+        run: known(row, seed, run)
+        for name, row in rows.items() for seed, run in enumerate(runs_of(name, row))
+    }  # fmt: skip
+    there = {run: came_to for run, came_to in found.items() if came_to}
+    wanted = {name: runs_of(name, row) for name, row in rows.items()}
+    runs = {
+        name: [there[run] for run in wanted[name]]
+        for name in complete(wanted, RUNS, there.__contains__)
+    }
     swept = [
         frontier.Swept(row.method, row.beta, f"python -m {row.program} {row.command('SEED')}",
                        runs[name])
@@ -138,9 +166,8 @@ def collect(rows: Mapping[str, Row]) -> None:
     ]  # fmt: skip
     samples = runs["best-of-n"][0] if "best-of-n" in runs else None
     frontier.write(swept, runs.get("over", []), samples, RESULTS)
-    if "reward" in there:
-        policy = RUNS / PUBLISHED
-        publish(REWARD.parent, policy if (policy / "summary.json").is_file() else None)
+    if is_finished(RUNS / PUBLISHED):
+        publish_policy(RUNS / PUBLISHED)
 
 
 def main() -> None:
@@ -149,7 +176,7 @@ def main() -> None:
     if options.collect and options.only:
         raise UserError("--only: names what is trained, --collect trains nothing; drop one")
     if not options.collect:
-        train(rows, options.only)
+        train(rows, options.only, options.missing)
     if not options.only:
         collect(rows)
         print(f"results in {RESULTS}; now: make tables")

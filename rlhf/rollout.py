@@ -1,7 +1,7 @@
 """Completions, what they are worth, and what policy and reference say about every token of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,8 +40,9 @@ class Completions:
         return self.tokens[:, self.prompt :]
 
     def at(self, rows: Tensor | slice) -> "Completions":
-        found = (getattr(self, field.name) for field in fields(self))
-        return Completions(*(None if x is None else x[rows] for x in found))
+        states = None if self.states is None else self.states[rows]
+        return Completions(self.tokens[rows], self.attention[rows], self.mask[rows],
+                           self.ended[rows], states)  # fmt: skip
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """The completions as text, without special tokens."""

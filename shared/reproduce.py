@@ -1,17 +1,22 @@
-"""Runs behind committed results: trained once, resumed if they were cut off, read back."""
+"""Runs behind committed results: trained once, resumed if they were cut off, read back.
+
+Run folders are large and stay where they were made. What each came to is committed as a small
+record, so that tables and pictures can be made anew anywhere, and filled from several machines.
+"""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from shared.checkpoint import newest_complete
 from shared.errors import UserError
+from shared.folder import write_json
 
 
 def is_finished(folder: Path) -> bool:
@@ -59,15 +64,21 @@ def make_all_sure(runs: Sequence[tuple[str, str, Path]], jobs: int) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-def complete(rows: Mapping[str, Sequence[str]], root: Path) -> list[str]:
-    """The rows of a table all of whose runs in ``root`` are finished; says what others lack.
+def complete(
+    rows: Mapping[str, Sequence[str]], root: Path, is_there: Callable[[str], bool]
+) -> list[str]:
+    """The rows of a table all of whose runs are there; says what others lack.
+
+    Args:
+        rows: the names of each row's runs.
+        root: the folder of the runs, for messages.
 
     Raises:
         UserError: no row has all of its runs.
     """
     found, lacking = [], []
     for row, names in rows.items():
-        missing = [name for name in names if not is_finished(root / name)]
+        missing = [name for name in names if not is_there(name)]
         if missing:
             lacking.append(f"{row} ({', '.join(missing) if len(missing) < len(names) else 'all'})")
         else:
@@ -85,8 +96,37 @@ def read_run(program: str, arguments: str, folder: Path) -> dict[str, Any]:
     environment = json.loads((folder / "env.json").read_text())
     return {
         "run": folder.name,
-        "command": f"python -m {program} {arguments}",
+        "command": command_line(program, arguments),
         "environment": environment,
         "threads": environment["torch_threads"],
         **summary,
     }
+
+
+def recall(
+    program: str,
+    arguments: str,
+    folder: Path,
+    records: Path,
+    more: Callable[[Path], dict[str, Any]] = lambda _: {},
+) -> dict[str, Any] | None:
+    """What a run came to: :func:`read_run` of its finished folder, which also writes its record,
+    or else the record of this very command in ``records``. None if there is neither.
+
+    Args:
+        more: what else of the run folder the tables need.
+    """
+    path = records / f"{folder.name}.json"
+    if is_finished(folder):
+        found = read_run(program, arguments, folder) | more(folder)
+        records.mkdir(parents=True, exist_ok=True)
+        write_json(path, found)
+        return found
+    if not path.is_file():
+        return None
+    kept: dict[str, Any] = json.loads(path.read_text())
+    return kept if kept["command"] == command_line(program, arguments) else None
+
+
+def command_line(program: str, arguments: str) -> str:
+    return f"python -m {program} {arguments}"

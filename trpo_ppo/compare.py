@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 from shared import cli
 from shared.config import Count
 from shared.environment import describe
-from shared.reproduce import complete, make_all_sure, read_run
+from shared.reproduce import complete, make_all_sure, recall
 from shared.results import write_result
 from trpo_ppo.peers import NAMES, require
 
 RUNS = Path("runs/compare-ppo")
 RESULTS = Path("trpo_ppo/results")
+RECORDS = RESULTS / "compared"
 TASKS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
 
 
@@ -34,9 +35,11 @@ class Options:
     """Runs of each task and training loop."""
     jobs: Count = 2
     """Runs at a time, each on one thread."""
+    missing: bool = False
+    """Train only the runs that have no committed record."""
     collect: bool = False
-    """Train nothing: write the results of the runs that are there; a row one of whose runs is
-    missing is left out."""
+    """Train nothing: write the results of the runs that are there or have a record; a row one of
+    whose runs is missing is left out."""
 
 
 class Row(NamedTuple):
@@ -70,9 +73,13 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def read(row: Row, options: Options) -> dict[str, Any]:
-    """One table row: the mean of each run's episodes, over seeds."""
-    runs = [read_run(*row.run(seed, options.steps)) for seed in range(options.seeds)]
+def known(row: Row, seed: int, steps: int) -> dict[str, Any] | None:
+    """What a run came to, if it is finished or has a record."""
+    return recall(*row.run(seed, steps), RECORDS / str(steps))
+
+
+def table_row(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of each run's episodes, over seeds."""
     scores = [run["evaluation"]["deterministic"] for run in runs]
     seconds = [run["training_seconds"] for run in runs]
     return {
@@ -97,9 +104,13 @@ def beside_peer(rows: list[dict[str, Any]]) -> None:
 
 def collect(options: Options) -> None:
     """quality.json, of the rows that have all their runs."""
-    root, by_key = RUNS / str(options.steps), {row.key: row for row in ROWS}
-    wanted = {key: [f"{key}-seed{seed}" for seed in range(options.seeds)] for key in by_key}
-    rows = [read(by_key[key], options) for key in complete(wanted, root)]
+    seeds, by_key = range(options.seeds), {row.key: row for row in ROWS}
+    runs = {f"{row.key}-seed{seed}": known(row, seed, options.steps)
+            for row in ROWS for seed in seeds}  # fmt: skip
+    there = {name: run for name, run in runs.items() if run}
+    wanted = {key: [f"{key}-seed{seed}" for seed in seeds] for key in by_key}
+    whole = complete(wanted, RUNS / str(options.steps), there.__contains__)
+    rows = [table_row(by_key[key], [there[name] for name in wanted[key]]) for key in whole]
     beside_peer(rows)
     write_result(RESULTS / "quality.json", COLUMNS, rows, steps=options.steps,
                  seeds=options.seeds, environment=describe())  # fmt: skip
@@ -109,7 +120,10 @@ def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m trpo_ppo.compare"))
     if not options.collect:
         require()
-        runs = [row.run(seed, options.steps) for seed in range(options.seeds) for row in ROWS]
+        runs = [
+            row.run(seed, options.steps) for seed in range(options.seeds) for row in ROWS
+            if not (options.missing and known(row, seed, options.steps))
+        ]  # fmt: skip
         make_all_sure(runs, options.jobs)
     collect(options)
     print(f"results in {RESULTS / 'quality.json'}; now: make tables")

@@ -18,13 +18,14 @@ from shared.config import Count
 from shared.environment import describe
 from shared.errors import UserError
 from shared.folder import read_metrics
-from shared.reproduce import complete, make_all_sure
+from shared.reproduce import complete, make_all_sure, recall
 from shared.results import write_result
 from trpo_ppo.envs import Environments, columns
 from trpo_ppo.network import Array
 
 RUNS = Path("runs/reproduce-ppo")
 RESULTS = Path("trpo_ppo/results")
+RECORDS = RESULTS / "runs"
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5", "InvertedPendulum-v5",
          "Reacher-v5", "Swimmer-v5", "Walker2d-v5")  # fmt: skip
 # name: what it is, arguments, and the paper's normalised score (Schulman et al. 2017, Table 1)
@@ -51,9 +52,11 @@ class Options:
     """Runs at a time, each on one thread."""
     only: str = ""
     """Train only the runs whose names contain this; results are not written."""
+    missing: bool = False
+    """Train only the runs that have no committed record."""
     collect: bool = False
-    """Train nothing: write the results of the runs that are there; a constraint one of whose runs
-    is missing is left out."""
+    """Train nothing: write the results of the runs that are there or have a record; a constraint
+    one of whose runs is missing is left out."""
 
 
 def command(variant: str, task: str, seed: int, steps: int) -> str:
@@ -64,7 +67,7 @@ def name_of(variant: str, task: str, seed: int) -> str:
     return f"{task}-{variant}-seed{seed}"
 
 
-def read(folder: Path) -> dict[str, float]:
+def reduced(folder: Path) -> dict[str, float]:
     """One run: mean score of the last 100 episodes, KL of its updates, what it cost."""
     records = read_metrics(folder)
     summary = json.loads((folder / "summary.json").read_text())
@@ -77,6 +80,13 @@ def read(folder: Path) -> dict[str, float]:
         "failed_steps": sum(r.get("failed_steps", 0.0) for r in records),
         "seconds": summary["training_seconds"],
     }
+
+
+def known(variant: str, task: str, seed: int, steps: int) -> dict[str, float] | None:
+    """What a run came to, if it is finished or has a record."""
+    folder = RUNS / str(steps) / name_of(variant, task, seed)
+    records = RECORDS / str(steps)
+    return recall("trpo_ppo.train", command(variant, task, seed, steps), folder, records, reduced)
 
 
 def random_score(task: str) -> float:
@@ -122,10 +132,15 @@ def collect(options: Options) -> None:
         UserError: none has all its runs.
     """
     root, seeds = RUNS / str(options.steps), range(options.seeds)
+    found = {
+        name_of(variant, task, seed): known(variant, task, seed, options.steps)
+        for variant in VARIANTS for task in TASKS for seed in seeds
+    }  # fmt: skip
+    there = {name: run for name, run in found.items() if run}
     wanted = {v: [name_of(v, task, seed) for task in TASKS for seed in seeds] for v in VARIANTS}
     runs = {
-        variant: [[read(root / name_of(variant, task, seed)) for seed in seeds] for task in TASKS]
-        for variant in complete(wanted, root)
+        variant: [[there[name_of(variant, task, seed)] for seed in seeds] for task in TASKS]
+        for variant in complete(wanted, root, there.__contains__)
     }
     scores = {name: np.array([[r["score"] for r in task] for task in of])
               for name, of in runs.items()}  # fmt: skip
@@ -165,15 +180,17 @@ def collect(options: Options) -> None:
 def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m trpo_ppo.reproduce"))
     wanted = {
-        name_of(variant, task, seed): command(variant, task, seed, options.steps)
+        name_of(variant, task, seed): (variant, task, seed, options.steps)
         for seed in range(options.seeds) for task in TASKS for variant in VARIANTS
     }  # fmt: skip
-    chosen = [("trpo_ppo.train", arguments, RUNS / str(options.steps) / name)
-              for name, arguments in wanted.items() if options.only in name]  # fmt: skip
+    chosen = {name: run for name, run in wanted.items() if options.only in name}
     if not chosen:
         raise UserError(f"--only {options.only}: is in no run's name; {', '.join(wanted)}")
     if not options.collect:
-        make_all_sure(chosen, options.jobs)
+        make_all_sure([
+            ("trpo_ppo.train", command(*run), RUNS / str(options.steps) / name)
+            for name, run in chosen.items() if not (options.missing and known(*run))
+        ], options.jobs)  # fmt: skip
     if not options.only:
         collect(options)
         print(f"results in {RESULTS}; now: make tables")

@@ -20,12 +20,13 @@ from distillation.lm.model import load, start_student
 from shared import cli
 from shared.errors import UserError
 from shared.folder import read_metrics
-from shared.reproduce import is_finished, make_sure, read_run
+from shared.reproduce import make_sure, recall
 from shared.results import write_result
 
 PROGRAM = "distillation.lm.train"
 RUNS = Path("runs/reproduce-distill-lm")
 RESULTS = Path("distillation/lm/results")
+RECORDS = RESULTS / "runs"
 COMMANDS = {
     "forward": "default",
     "ce": "default --objective ce",
@@ -49,8 +50,20 @@ class Options:
 
     only: str = ""
     """Train only the runs whose names begin so; results are not written."""
+    missing: bool = False
+    """Train only the runs that have no committed record."""
     collect: bool = False
-    """Train nothing: write the results of the runs that are there."""
+    """Train nothing: write the results of the runs that are there or have a record."""
+
+
+def known(name: str) -> dict[str, Any] | None:
+    """What a run came to, its options and its curve, if it is finished or has a record."""
+
+    def more(folder: Path) -> dict[str, Any]:
+        config = json.loads((folder / "config.json").read_text())["config"]
+        return {"config": config, "records": read_metrics(folder)}
+
+    return recall(PROGRAM, COMMANDS[name], RUNS / name, RECORDS, more)
 
 
 def untrained() -> dict[str, Any]:
@@ -64,20 +77,19 @@ def untrained() -> dict[str, Any]:
 
 def collect() -> None:
     """The table, the picture and the sizes and speeds of student and teacher."""
-    finished = [name for name in COMMANDS if is_finished(RUNS / name)]
+    finished = {name: run for name in COMMANDS if (run := known(name))}
     if not finished:
-        raise UserError(f"--collect: no finished run in {RUNS}")
+        raise UserError(f"--collect: no finished run in {RUNS}, no record in {RECORDS}")
     before = untrained()
     rows: list[dict[str, Any]] = [{"what": "untrained", "trained_on": 0, "n": 1, **before}]
     curves = {}
-    for name in finished:
-        run = read_run(PROGRAM, COMMANDS[name], RUNS / name)
-        config = json.loads((RUNS / name / "config.json").read_text())["config"]
+    for name, run in finished.items():
+        config = run["config"]
         trained_on = config["epochs"] * config["epoch_blocks"] * config["length"]
         kept = {key: run[key] for key in ("command", "environment", "training_seconds", "threads")}
         what = pictures.NAMES[name]
         rows.append({"what": what, "trained_on": trained_on, "n": 1, **kept, **run["unseen"]})
-        curves[name] = read_metrics(RUNS / name)
+        curves[name] = run["records"]
     write_result(RESULTS / "objectives.json", COLUMNS, rows)
     pictures.curves(curves, RESULTS / "curves.png")
     columns = (
@@ -100,6 +112,8 @@ def main() -> None:
     if not names:
         raise UserError(f"--only {options.only}: no run's name begins so; {', '.join(COMMANDS)}")
     for name in names if not options.collect else []:
+        if options.missing and known(name):
+            continue
         make_sure(PROGRAM, COMMANDS[name], RUNS / name)
     if not options.only:
         collect()

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from distillation import reproduce as distillation
 from distillation import tables
 from distillation.config import PRESETS
 from distillation.reproduce import COMMANDS, PROGRAM, ROWS, RUNS
@@ -22,6 +23,18 @@ def test_every_command_is_valid_and_finds_its_teacher():
         if config.teacher:
             assert config.teacher in [str(RUNS / earlier) for earlier in trained]
         trained.append(name)
+
+
+def test_missing_runs_bring_their_teacher(monkeypatch: pytest.MonkeyPatch):
+    there = {name for name in COMMANDS if "teacher" in name} | {"plain-soft-seed0"}
+    monkeypatch.setattr(distillation, "known", lambda name: {} if name not in there else {"a": 1})
+    names = distillation.to_train(distillation.Options(only="plain-", missing=True))
+    assert names == ["teacher-seed0", "plain-soft-seed1", "plain-soft-seed2",
+                     "plain-hard-seed0", "plain-hard-seed1", "plain-hard-seed2"]  # fmt: skip
+    alone = distillation.to_train(distillation.Options(only="plain-hard"))
+    assert alone == ["plain-hard-seed0", "plain-hard-seed1", "plain-hard-seed2"]
+    with pytest.raises(UserError, match="--only nothing: no run's name begins so; teacher, "):
+        distillation.to_train(distillation.Options(only="nothing"))
 
 
 def test_a_distilled_row_and_its_baseline_differ_in_the_loss_alone():

@@ -23,7 +23,12 @@ from shared.data.smollm2 import FOLDER
 from tests import tiny
 
 POLICY = replace(
-    Config(), model="smollm2", lora=2, completion=6, evaluation_prompts=4, reward=(str(REWARD),)
+    Config(),
+    model="smollm2",
+    lora=2,
+    completion=6,
+    evaluation_prompts=4,
+    reward=(str(RUNS / REWARD / "model"),),
 )
 JUDGE = reward.Config(model="smollm2", lora=2, limit=6)
 
@@ -80,7 +85,7 @@ def write_adapters() -> dict[str, Any]:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     words, path = tiny.tokenizer(), RUNS / PUBLISHED / "model"
-    save_model(REWARD, "default", JUDGE, judge, words, {}, "card")
+    save_model(RUNS / REWARD / "model", "default", JUDGE, judge, words, {}, "card")
     save_model(path, "default", POLICY, policy.model, words, {}, "card")
     task = Task(POLICY, words, policy.model.config, POLICY.reward)
     prompts = read_prompts("", "movies", words, 64, held_out=True, limit=4)

@@ -26,8 +26,9 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("there")
 def test_what_is_published_is_what_was_measured() -> None:
     before = made_up.write_adapters()
-    publish.publish(REWARD.parent, RUNS / PUBLISHED)
-    published(rewards.PRETRAINED, REWARD)
+    publish.publish_reward(RUNS / REWARD)
+    publish.publish_policy(RUNS / PUBLISHED)
+    published(rewards.PRETRAINED, RUNS / REWARD / "model")
     published(policies.PRETRAINED, RUNS / PUBLISHED / "model")
 
     told = json.loads((policies.PRETRAINED / "metrics.json").read_text())
@@ -62,9 +63,10 @@ def test_what_is_not_published(there: Path, monkeypatch: pytest.MonkeyPatch) -> 
     made_up.write_adapters()
     monkeypatch.setattr(publish, "LARGEST", 1000)
     with pytest.raises(UserError, match=r"reward-seed0/model: its adapter has .* --lora makes"):
-        publish.publish(REWARD.parent, None)
-    (REWARD / publish.WEIGHTS).rename(REWARD / "model.safetensors")
+        publish.publish_reward(RUNS / REWARD)
+    model = RUNS / REWARD / "model"
+    (model / publish.WEIGHTS).rename(model / "model.safetensors")
     with pytest.raises(UserError, match="reward-seed0/model: holds no adapter"):
-        publish.publish(REWARD.parent, None)
+        publish.publish_reward(RUNS / REWARD)
     assert not (there / "rlhf").exists()
-    assert not list(REWARD.parent.glob(".tmp*"))
+    assert not list(model.parent.glob(".tmp*"))

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -12,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from rlhf import best_of_n, config, dpo, policies, reproduce, reward, rewards, rloo
-from rlhf.reproduce import REWARD, Row, rows_of, runs_of
+from rlhf import best_of_n, config, dpo, policies, publish, reproduce, reward, rewards, rloo
+from rlhf.reproduce import REWARD, RUNS, Row, rows_of, runs_of
 from shared import cli
 from shared.checkpoint import verify_folder
 from shared.errors import UserError
@@ -36,18 +37,18 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_command_is_valid_and_finds_its_reward_model() -> None:
     rows = rows_of(seeds=3)
     assert next(iter(rows)) == "reward"
-    assert runs_of("reward", rows["reward"]) == [REWARD.parent.name]
+    assert runs_of("reward", rows["reward"]) == [REWARD]
     for name, row in rows.items():
         words = row.command(1).split()
         if name == "best-of-n":
             options = cli.check(cli.parse(best_of_n.Options, words, name))
-            assert Path(options.reward) == REWARD
+            assert options.reward == "pretrained"
             continue
         _, found = cli.read_config(PRESETS[row.program], name, words)
         assert found.seed == 1
         assert not row.method or (found.beta == row.beta and row.seeds == 3)
-        assert getattr(found, "reward", (str(REWARD),)) == (str(REWARD),)
-    assert reproduce.PUBLISHED in runs_of("ppo-beta0.05", rows["ppo-beta0.05"])
+        assert getattr(found, "reward", ("pretrained",)) == ("pretrained",)
+    assert reproduce.PUBLISHED in runs_of("ppo-beta0.1", rows["ppo-beta0.1"])
     over = cli.read_config(config.PRESETS, "over", rows["over"].command(0).split())[1]
     assert over.beta == 0
     assert over.iterations > config.PRESETS["default"].iterations
@@ -64,6 +65,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(reproduce, "make_sure", lambda _, __, folder: found.append(folder.name))
+    monkeypatch.setattr(
+        reproduce, "publish_reward", lambda run: found.append(f"publish {run.name}")
+    )
     monkeypatch.setattr(subprocess, "run", run)
     return found
 
@@ -72,8 +76,8 @@ def test_runs_are_trained_seed_after_seed(made: list[str]) -> None:
     rows = rows_of(seeds=2)
     reproduce.train(rows, "")
     everything = [run for name, row in rows.items() for run in runs_of(name, row)]
-    assert sorted(made[:-1]) == sorted(everything)
-    assert made[0] == "reward-seed0"
+    assert made[:2] == ["reward-seed0", "publish reward-seed0"]
+    assert sorted([made[0], *made[2:-1]]) == sorted(everything)
     assert made[-1] == "rlhf.study"
     seeds = [name[-1] for name in made[:-1]]
     assert seeds == sorted(seeds)
@@ -81,13 +85,40 @@ def test_runs_are_trained_seed_after_seed(made: list[str]) -> None:
 
 @pytest.mark.parametrize(("only", "expected"), [
     ("dpo-beta0.1", ["dpo-beta0.1-seed0", "dpo-beta0.1-seed1"]),
-    ("rloo", ["reward-seed0", "rloo-beta0.05-seed0", "rloo-beta0.05-seed1"]),
-    ("reward", ["reward-seed0"]),
+    ("rloo", ["reward-seed0", "publish reward-seed0", "rloo-beta0.1-seed0", "rloo-beta0.1-seed1"]),
+    ("reward", ["reward-seed0", "publish reward-seed0"]),
     ("study", ["rlhf.study"]),
 ])  # fmt: skip
-def test_some_runs_only(only: str, expected: list[str], made: list[str]) -> None:
+def test_some_runs_only(only: str, expected: list[str], made: list[str], there: Path) -> None:
+    assert not (there / "rlhf").exists()  # no committed reward model
     reproduce.train(rows_of(seeds=2), only)
     assert made == expected
+
+
+def test_a_committed_reward_model_is_enough(made: list[str], there: Path) -> None:
+    made_up.write_adapters()
+    publish.publish_reward(RUNS / REWARD)
+    reproduce.train(rows_of(seeds=1), "rloo")
+    assert made == ["rloo-beta0.1-seed0"]
+    assert there.is_dir()
+
+
+@pytest.mark.usefixtures("there")
+def test_what_has_a_record_is_not_missing(made: list[str]) -> None:
+    rows = rows_of(seeds=2)
+    write_frontier(made_up.write_adapters(), rows)
+    publish.publish_reward(RUNS / REWARD)
+    with pytest.raises(UserError, match="no row"):
+        reproduce.collect({"ppo-beta0.1": rows["ppo-beta0.1"]})  # seed 1 has no run
+    reproduce.collect({"ppo-beta0.05": rows["ppo-beta0.05"]})
+    before = (reproduce.RESULTS / "frontier.json").read_text()
+    shutil.rmtree(RUNS)
+    reproduce.train(rows, "ppo-beta0.05", missing=True)
+    assert made == []
+    reproduce.train(rows, "ppo-beta0.05")
+    assert made == ["ppo-beta0.05-seed0", "ppo-beta0.05-seed1"]
+    reproduce.collect({"ppo-beta0.05": rows["ppo-beta0.05"]})
+    assert (reproduce.RESULTS / "frontier.json").read_text() == before
 
 
 def test_what_is_refused(made: list[str], there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,22 +134,23 @@ def test_what_is_refused(made: list[str], there: Path, monkeypatch: pytest.Monke
     assert not (there / "rlhf").exists()
 
 
+PROXY = str(RUNS / REWARD / "model")
 KL = [4.0, 6.0]  # of the two seeds
 GOLD = [0.5, 0.7]
 
 
 def write_frontier(measured: dict[str, Any], rows: dict[str, Row]) -> None:
     """PPO at 0.05 with both seeds, DPO at 0.1 with both, RLOO with one."""
-    for name, seeds in (("ppo-beta0.05", 2), ("dpo-beta0.1", 2), ("rloo-beta0.05", 1)):
+    for name, seeds in (("ppo-beta0.05", 2), ("dpo-beta0.1", 2), ("rloo-beta0.1", 1)):
         for seed in range(seeds):
             told = copy.deepcopy(measured)
             told["kl"], told["kl_standard_error"] = KL[seed], 0.3
             told["policy"]["gold"] = {"mean": GOLD[seed], "standard_error": 0.02, "sd": 0.3}
             told["reference"]["gold"] = {"mean": 0.1, "standard_error": 0.02, "sd": 0.25}
             if name.startswith("dpo"):
-                del told["policy"][str(REWARD)]
+                del told["policy"][PROXY]
             else:
-                told["policy"][str(REWARD)]["mean"] = 2.0 + seed
+                told["policy"][PROXY]["mean"] = 2.0 + seed
             summary = {"steps": 60, "training_seconds": 100.0 + seed, "evaluation": told}
             records = [{"step": i, "objective/kl": i / 9, "rewards/gold/mean": i / 90}
                        for i in range(3)]  # fmt: skip
@@ -132,18 +164,20 @@ def test_rows_have_all_their_seeds_and_the_others_are_named(
 ) -> None:
     rows = rows_of(seeds=2)
     write_frontier(made_up.write_adapters(), rows)
-    made_up.write_run("reward-seed0", asdict(made_up.JUDGE), {"training_seconds": 1.0}, [])
+    publish.publish_reward(RUNS / REWARD)
+    made_up.write_run(REWARD, asdict(made_up.JUDGE), {"training_seconds": 1.0}, [])
+    made_up.write_run(reproduce.PUBLISHED, {}, {}, [])
     made_up.write_run("best-of-n-seed0", {}, made_up.reference(), [])
     monkeypatch.setattr(sys, "argv", ["x", "--collect"])
     reproduce.main()
     said = capsys.readouterr().out
-    assert "rloo-beta0.05 (rloo-beta0.05-seed1)" in said
+    assert "rloo-beta0.1 (rloo-beta0.1-seed1)" in said
     assert "ppo-beta0.2 (all)" in said
     verify_folder(rewards.PRETRAINED)
     verify_folder(policies.PRETRAINED)
 
     assert {path.name for path in reproduce.RESULTS.iterdir()} == {
-        "best_of_n.json", "frontier.json", "frontier.png",
+        "best_of_n.json", "frontier.json", "frontier.png", "runs",
     }  # fmt: skip
     ppo, by_pairs = json.loads((reproduce.RESULTS / "frontier.json").read_text())["rows"]
     assert (ppo["method"], ppo["beta"], ppo["n"]) == ("PPO", 0.05, 2)
@@ -152,5 +186,5 @@ def test_rows_have_all_their_seeds_and_the_others_are_named(
     assert (ppo["reference_gold"], ppo["reference_gold_sd"]) == (0.1, 0.25)
     assert ppo["gain"] == pytest.approx(0.5 / 0.25)
     assert (ppo["proxy"], ppo["seconds"], ppo["examples"]) == (2.5, 100.5, 60 * 32)
-    assert ppo["command"].startswith(f"python -m rlhf.ppo default --reward {REWARD} --beta 0.05")
+    assert ppo["command"].startswith("python -m rlhf.ppo default --reward pretrained --beta 0.05")
     assert (by_pairs["method"], by_pairs["beta"], by_pairs["proxy"]) == ("DPO", 0.1, None)

@@ -1,5 +1,7 @@
 """Several runs at a time, and which rows of a table have all their runs."""
 
+import json
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -47,11 +49,33 @@ def test_a_row_is_there_with_all_its_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = {"a": ["a0", "a1"], "b": ["b0", "b1"], "c": ["c0"]}
+    there: set[str] = set()
     with pytest.raises(UserError, match=r"no row has all .* a \(all\); b \(all\); c \(all\)"):
-        reproduce.complete(rows, tmp_path)
-    for name in ("a0", "a1", "b0"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "summary.json").write_text("{}")
-    (tmp_path / "b1").mkdir()  # begun
-    assert reproduce.complete(rows, tmp_path) == ["a"]
+        reproduce.complete(rows, tmp_path, there.__contains__)
+    there = {"a0", "a1", "b0"}
+    assert reproduce.complete(rows, tmp_path, there.__contains__) == ["a"]
     assert capsys.readouterr().out == "left out, runs are missing: b (b1); c (all)\n"
+
+
+def finished(folder: Path, **summary: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "env.json").write_text('{"torch_threads": 1}')
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def test_a_record_stands_for_its_run(tmp_path: Path) -> None:
+    folder, records = tmp_path / "runs" / "a", tmp_path / "records"
+    known = ("x.train", "smoke --seed 1", folder, records)
+    assert reproduce.recall(*known) is None
+    finished(folder, errors=5)
+    found = reproduce.recall(*known, more=lambda path: {"where": path.name})
+    assert found is not None
+    assert (found["errors"], found["where"], found["threads"]) == (5, "a", 1)
+    assert found["command"] == "python -m x.train smoke --seed 1"
+    shutil.rmtree(folder)
+    assert reproduce.recall(*known) == found
+    assert reproduce.recall("x.train", "smoke --seed 2", folder, records) is None
+    finished(folder, errors=4)  # trained anew
+    assert reproduce.recall(*known)["errors"] == 4  # type: ignore[index]
+    shutil.rmtree(folder)
+    assert reproduce.recall(*known)["errors"] == 4  # type: ignore[index]

@@ -105,12 +105,16 @@ def finished(row: compare.Row, seed: int, score: float) -> None:
 def test_a_row_beside_its_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compare, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(compare, "RESULTS", tmp_path)
+    monkeypatch.setattr(compare, "RECORDS", tmp_path / "compared")
     ours, theirs, alone, *_ = compare.ROWS
     for row, scores in {ours: (10.0, 30.0), theirs: (12.0, 14.0), alone: (1.0, 2.0)}.items():
         for seed, score in enumerate(scores):
             finished(row, seed, score)
     compare.collect(compare.Options(steps=5000, seeds=2, collect=True))
     result = json.loads((tmp_path / "quality.json").read_text())
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    compare.collect(compare.Options(steps=5000, seeds=2, collect=True))  # from the records
+    assert json.loads((tmp_path / "quality.json").read_text())["rows"] == result["rows"]
     first, second, third = result["rows"]
     assert (first["value"], first["sd"]) == (20.0, pytest.approx(200**0.5))
     assert (first["over_peer"], first["spread"]) == (7.0, pytest.approx(101**0.5))

@@ -40,6 +40,7 @@ def finished(folder: Path, score: float) -> None:
     )
     summary = {"evaluation": {"deterministic": score}, "training_seconds": 3.0}
     (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "env.json").write_text('{"torch_threads": 1}')
 
 
 def test_tables_have_the_constraints_with_all_their_runs(
@@ -47,6 +48,7 @@ def test_tables_have_the_constraints_with_all_their_runs(
 ):
     monkeypatch.setattr(reproduce, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(reproduce, "RECORDS", tmp_path / "results/runs")
     monkeypatch.setattr(reproduce, "random_score", lambda _: 100.0)
     options = reproduce.Options(steps=7, seeds=2, collect=True)
     with pytest.raises(UserError, match="no row has all of its runs"):
@@ -59,6 +61,9 @@ def test_tables_have_the_constraints_with_all_their_runs(
     reproduce.collect(options)
     assert "left out" in capsys.readouterr().out
     table = json.loads((tmp_path / "results/table1.json").read_text())["rows"]
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    reproduce.collect(options)  # from the records
+    assert json.loads((tmp_path / "results/table1.json").read_text())["rows"] == table
     assert [row["what"] for row in table] == [VARIANTS[v][0] for v in ("clip", "trpo")]
     assert [row["value"] for row in table] == [pytest.approx(0.75), pytest.approx(0.25)]
     assert [row["n"] for row in table] == [14, 14]
