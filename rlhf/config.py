@@ -26,8 +26,9 @@ class LanguageConfig(RunConfig):
     """Names of the linear layers that get an adapter."""
     prompts: str = "movies"
     """movies: openings of film reviews, written for this zoo. Or a file (.jsonl, .json, .csv,
-    .parquet) or a data set of the Hub with a column `prompt`, text or conversational. A fifth,
-    by a hash of the prompt, is held out."""
+    .parquet) or a data set of the Hub with a column `prompt`, text or conversational, or else a
+    column `text`, of which the first 2 to 8 tokens are a prompt. A fifth, by a hash of the prompt,
+    is held out."""
     max_prompt: Count = 64
     """Longest prompt, in tokens; longer ones are refused."""
     completion: Count = 24
@@ -133,7 +134,7 @@ class Config(LanguageConfig):
 # Schulman et al. 2017 and Ziegler et al. 2019 with the sizes of the sentiment task there and in
 # Rafailov et al. 2023: gpt2-large, IMDb, a RoBERTa classifier as the reward. Needs the Hub.
 _PAPER = Config(
-    model="openai-community/gpt2-large", lora=0, prompts="stanfordnlp/imdb",
+    model="runs/rlhf-sft-paper/model", lora=0, prompts="stanfordnlp/imdb",
     reward=("siebert/sentiment-roberta-large-english",),
     gold="siebert/sentiment-roberta-large-english", normalise=False, beta=0.1, iterations=1000,
     batch_size=1024, minibatches=4, epochs=4, micro_batch=32, lr=1e-5, value_lr=1e-4, completion=48,

@@ -38,8 +38,8 @@ class Config(TrainerConfig):
     """Optimiser steps between these measurements."""
 
 
-# Sizes of the sentiment task of Rafailov et al. 2023 (gpt2-large, batch 64, 1e-6 after 150 steps),
-# on our openings of reviews. Needs the Hub.
+# The sentiment task of Rafailov et al. 2023 (gpt2-large, batch 64, 1e-6 after 150 steps). Needs the
+# Hub, and the pairs that rlhf/README.md tells how to make.
 PRESETS = {
     "smoke": Config(
         lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, completion=8,
@@ -47,7 +47,8 @@ PRESETS = {
     ),
     "default": Config(mixed_precision="bf16", limit=1280),
     "paper": Config(
-        model="openai-community/gpt2-large", lora=0,
+        model="runs/rlhf-sft-paper/model", lora=0, prompts="stanfordnlp/imdb",
+        preferences="data/imdb-preferences.jsonl",
         gold="siebert/sentiment-roberta-large-english", completion=48, batch_size=64,
         micro_batch=16, lr=1e-6, warmup=150, epochs=3, mixed_precision="bf16",
     ),

@@ -1,7 +1,7 @@
 """Preference pairs for reward model and DPO: ``python -m rlhf.preferences [--option value ...]``.
 
-The reference completes openings of film reviews; of two completions of one prompt the chosen one
-has the higher gold reward, by at least ``MARGIN``. A line of the file is a pair: prompt, chosen,
+The reference completes prompts; of two completions of one prompt the chosen one has the higher
+reward, by at least ``--margin``. A line of the file is a pair: prompt, chosen,
 rejected, chosen_score, rejected_score; the text is prompt + chosen.
 """
 
@@ -9,24 +9,23 @@ import json
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from rlhf.gold import sentiment
-from rlhf.openings import openings
-from rlhf.prompts import is_held_out
-from rlhf.rollout import end_tokens, sample
+from rlhf.prompts import Prompts, is_held_out, read_prompts
+from rlhf.rewards import call, load_reward
+from rlhf.rollout import Completions, end_tokens, sample
 from shared import cli
-from shared.config import Count, CountOrZero
+from shared.config import Count, CountOrZero, NonNegative
 from shared.errors import UserError, full_disk_is_a_user_error
 from shared.language_model import LanguageModel, load_causal
 from shared.seeding import generator
 
-MARGIN = 0.3  # of the gold reward, which is in [-1, 1]: about a word of praise or blame
 _COMPLETIONS, _PAIRS = 61, 62  # what a prompt's random numbers are for
 
 
@@ -34,20 +33,30 @@ _COMPLETIONS, _PAIRS = 61, 62  # what a prompt's random numbers are for
 class Options:
     """Write the preference set: sample completions, score them, pair them."""
 
-    prompts: Count = 1400
-    """Openings to train on that are completed."""
+    prompts: str = "movies"
+    """As in rlhf.ppo."""
+    count: Count = 1400
+    """Prompts to train on that are completed."""
     held_out: Count = 160
-    """Held-out openings that are completed, for validation."""
+    """Held-out prompts that are completed, for validation."""
+    max_prompt: Count = 64
+    """Longest prompt, in tokens; longer ones are refused."""
+    reward: str = "gold"
+    """What decides which completion is better, as in rlhf.ppo."""
     completions: Count = 4
-    """Samples for each opening."""
+    """Samples for each prompt (Rafailov et al. 2023: 4)."""
     pairs: Count = 2
-    """Pairs of an opening at most, drawn at random among those at least 0.3 apart."""
+    """Pairs of a prompt at most, drawn at random among those far enough apart (Rafailov et al.
+    2023: 6)."""
+    margin: NonNegative = 0.3
+    """Least difference of the rewards of a pair. Of the gold reward, which is in [-1, 1], 0.3 is
+    about a word of praise or blame."""
     tokens: Count = 24
     """Tokens of a completion at most."""
     seed: CountOrZero = 0
     """Seed of the samples and of the draw of pairs."""
     batch_size: Count = 20
-    """Openings completed together; changes nothing but the speed."""
+    """Prompts completed together; changes nothing but the speed."""
     model: str = "smollm2"
     """smollm2, a model folder, or a model of the Hub."""
     data: str = "data"
@@ -58,7 +67,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two completions of a prompt; scores are gold rewards of prompt + completion."""
+    """Two completions of a prompt and their rewards."""
 
     prompt: str
     chosen: str
@@ -67,19 +76,22 @@ class Pair:
     rejected_score: float
 
 
-def choose_openings(prompts: int, held_out: int) -> list[str]:
-    """The first so many openings of each part, training ones first.
+def choose_prompts(options: Options, tokenizer: PreTrainedTokenizerBase) -> Prompts:
+    """The first so many prompts of each part, training ones first.
 
     Raises:
         UserError: there are not so many.
     """
-    found = []
-    for name, wanted, part in (("--prompts", prompts, False), ("--held-out", held_out, True)):
-        there = [text for text in openings() if is_held_out(text) == part]
-        if wanted > len(there):
-            raise UserError(f"{name} {wanted}: there are {len(there)} such openings")
-        found += there[:wanted]
-    return found
+    texts, tokens = [], []
+    for name, wanted, part in (("--count", options.count, False),
+                               ("--held-out", options.held_out, True)):  # fmt: skip
+        there = read_prompts("--prompts", options.prompts, tokenizer, options.max_prompt,
+                             held_out=part)  # fmt: skip
+        if wanted > len(there.texts):
+            raise UserError(f"{name} {wanted}: there are {len(there.texts)} such prompts")
+        texts += there.texts[:wanted]
+        tokens += there.tokens[:wanted]
+    return Prompts(texts, tokens, {})
 
 
 def pairs_of(
@@ -87,9 +99,10 @@ def pairs_of(
     completions: Sequence[str],
     scores: Sequence[float],
     most: int,
+    margin: float,
     order: Sequence[int],
 ) -> list[Pair]:
-    """At most so many pairs whose scores are at least ``MARGIN`` apart, in the given order.
+    """At most so many pairs whose scores are at least ``margin`` apart, in the given order.
 
     A completion that was cut within a character is left out.
 
@@ -101,35 +114,30 @@ def pairs_of(
     for a, b in (every[i] for i in order):
         high, low = (a, b) if scores[a] >= scores[b] else (b, a)
         whole = "\ufffd" not in completions[a] + completions[b]
-        if whole and scores[high] - scores[low] >= MARGIN:
+        if whole and scores[high] - scores[low] >= margin:
             found.append(
                 Pair(prompt, completions[high], completions[low], scores[high], scores[low])
             )
     return found[:most]
 
 
-def complete(options: Options, asked: Sequence[str]) -> list[list[str]]:
-    """``options.completions`` samples of the model for each prompt, at temperature 1.
+def complete(
+    options: Options, lm: LanguageModel, asked: Prompts, ends: Sequence[int], padding: int
+) -> Iterator[tuple[int, Completions]]:
+    """``options.completions`` samples of each prompt at temperature 1, some prompts at a time.
 
-    A prompt's samples are a function of the prompt's place and the seed.
+    A prompt's samples are a function of its place and the seed; yields the first one's place.
     """
-    model, tokenizer = load_causal("--model", options.model, Path(options.data))
-    lm = LanguageModel(model).eval()
-    ends, padding = end_tokens(model.config, tokenizer), int(tokenizer.pad_token_id or 0)
-    found: list[list[str]] = []
-    for start in range(0, len(asked), options.batch_size):
-        part = asked[start : start + options.batch_size]
-        tokens = [tokenizer(text)["input_ids"] for text in part for _ in range(options.completions)]
+    n = options.completions
+    for start in range(0, len(asked.texts), options.batch_size):
+        part = range(start, min(start + options.batch_size, len(asked.texts)))
         uniforms = torch.cat([
-            torch.rand(options.completions, options.tokens,
-                       generator=generator("cpu", options.seed, _COMPLETIONS, start + i))
-            for i in range(len(part))
+            torch.rand(n, options.tokens, generator=generator("cpu", options.seed, _COMPLETIONS, i))
+            for i in part
         ])  # fmt: skip
-        texts = sample(lm, tokens, uniforms, ends, padding, temperature=1.0).texts(tokenizer)
-        n = options.completions
-        found += [texts[i : i + n] for i in range(0, len(texts), n)]
-        print(f"{len(found)}/{len(asked)} openings completed", flush=True)
-    return found
+        tokens = [asked.tokens[i] for i in part for _ in range(n)]
+        yield start, sample(lm, tokens, uniforms, ends, padding, temperature=1.0)
+        print(f"{part.stop}/{len(asked.texts)} prompts completed", flush=True)
 
 
 def write(path: Path, pairs: Sequence[Pair]) -> None:
@@ -149,22 +157,31 @@ def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m rlhf.preferences"))
     if options.completions < 2:
         raise UserError(f"--completions {options.completions}: a pair needs two")
-    asked = choose_openings(options.prompts, options.held_out)
-    pairs, scores = [], []
-    for i, (prompt, texts) in enumerate(zip(asked, complete(options, asked), strict=True)):
-        gold = sentiment([prompt] * len(texts), texts)
-        scores += gold
-        order = torch.randperm(
-            len(texts) * (len(texts) - 1) // 2,
-            generator=generator("cpu", options.seed, _PAIRS, i),
-        )
-        pairs += pairs_of(prompt, texts, gold, options.pairs, order.tolist())
+    root = Path(options.data)
+    model, tokenizer = load_causal("--model", options.model, root)
+    asked = choose_prompts(options, tokenizer)
+    reward = load_reward("--reward", options.reward, root)
+    ends, padding = end_tokens(model.config, tokenizer), int(tokenizer.pad_token_id or 0)
+    pairs, scores, n = [], [], options.completions
+    lm = LanguageModel(model).eval()
+    for start, completions in complete(options, lm, asked, ends, padding):
+        texts, tokens = completions.texts(tokenizer), completions.token_lists()
+        for i in range(len(texts) // n):
+            prompt, own = asked.texts[start + i], slice(i * n, i * n + n)
+            judged = call([reward], [f"--reward {options.reward}"], [prompt] * n, texts[own],
+                          tokens[own], {})  # fmt: skip
+            rng = generator("cpu", options.seed, _PAIRS, start + i)
+            order = torch.randperm(n * (n - 1) // 2, generator=rng).tolist()
+            each = judged[:, 0].tolist()
+            pairs += pairs_of(prompt, texts[own], each, options.pairs, options.margin, order)
+            scores += each
     unseen = sum(is_held_out(pair.prompt) for pair in pairs)
     if not unseen or unseen == len(pairs):
-        raise UserError("--prompts, --held-out: too few completions differ; ask for more")
+        raise UserError("--count, --held-out: too few completions differ; ask for more")
     write(Path(options.out), pairs)
     print(
-        f"gold reward of {len(scores)} completions: mean {statistics.mean(scores):.4f}, "
+        f"{options.reward} reward of {len(scores)} completions: "
+        f"mean {statistics.mean(scores):.4f}, "
         f"standard deviation {statistics.stdev(scores):.4f}\n"
         f"{len(pairs) - unseen} pairs to train on, {unseen} held out: {options.out}"
     )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 HELD_OUT = 5  # one prompt in so many
+OPENING = (2, 8)  # tokens of a text that become a prompt, from and to (Rafailov et al. 2023)
 PREFERENCES = Path(__file__).parent / "data" / "preferences.jsonl"
 _KINDS = (".jsonl", ".json", ".csv", ".parquet")
 Row = dict[str, Any]
@@ -61,7 +62,8 @@ def read_prompts(
     Args:
         option: the option that named it, for messages.
         source: ``movies``, our own; a .jsonl, .json, .csv or .parquet file, or a data set of the
-            Hub, with a column ``prompt``, text or conversational.
+            Hub, with a column ``prompt``, text or conversational, or else a column ``text``, of
+            which the first 2 to 8 tokens are a prompt.
         max_length: tokens of a prompt at most.
         limit: only the first so many; 0: all.
 
@@ -74,6 +76,8 @@ def read_prompts(
         rows: list[Row] = [{"prompt": text} for text in openings()]
     else:
         rows = read_rows(what, source)
+        if "prompt" not in rows[0] and "text" in rows[0]:
+            rows = openings_of(what, rows, tokenizer)
     _check(what, rows, ("prompt",))
     chosen = [(i, row) for i, row in enumerate(rows, 1) if is_held_out(row["prompt"]) == held_out]
     if not chosen:
@@ -86,6 +90,30 @@ def read_prompts(
     names = dict.fromkeys(name for _, row in chosen for name in row if name != "prompt")
     columns = {name: [row.get(name) for _, row in chosen] for name in names}
     return Prompts([text for text, _ in encoded], [tokens for _, tokens in encoded], columns)
+
+
+def openings_of(what: str, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """The first words of the texts, each once: how many tokens is a function of the text alone.
+
+    The prompts of Rafailov et al. 2023, section 6, are 2 to 8 tokens of a review.
+
+    Raises:
+        UserError: a text that is none, or none that is long enough.
+    """
+    _check(what, rows, ("text",))
+    low, high = OPENING
+    found = dict[str, None]()
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row["text"], str):
+            raise UserError(f"{what}: row {number}: its text is a conversation")
+        length = low + _hash(row["text"]) % (high - low + 1)
+        encoded = tokenizer(row["text"], add_special_tokens=False, verbose=False)["input_ids"]
+        opening = tokenizer.decode(encoded[:length], skip_special_tokens=True)
+        if len(encoded) > length and opening.strip():
+            found[opening] = None
+    if not found:
+        raise UserError(f"{what}: none of its {len(rows)} texts has more than {low} tokens")
+    return [{"prompt": opening} for opening in found]
 
 
 def read_preferences(option: str, source: str, *, held_out: bool) -> "Dataset":
@@ -123,8 +151,11 @@ def read_preferences(option: str, source: str, *, held_out: bool) -> "Dataset":
 def is_held_out(prompt: str | list[Row]) -> bool:
     """Whether this prompt, text or conversation, belongs to the fifth that nothing learns from."""
     text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
-    digest = hashlib.sha256(text.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % HELD_OUT == 0
+    return _hash(text) % HELD_OUT == 0
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _encode(

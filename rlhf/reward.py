@@ -58,7 +58,8 @@ PRESETS = {
     ),
     "default": Config(lr=1e-3, batch_size=32, mixed_precision="bf16"),
     "paper": Config(  # Rafailov et al. 2023: gpt2-large, 3 epochs
-        model="openai-community/gpt2-large", lora=0, lr=1e-5, batch_size=64, epochs=3,
+        model="openai-community/gpt2-large", lora=0, preferences="data/imdb-preferences.jsonl",
+        lr=1e-5, batch_size=64, epochs=3,
         mixed_precision="bf16",
     ),
 }  # fmt: skip

@@ -79,9 +79,9 @@ PRESETS = {
         reward=("gold",), kl_prompts=4, kl_every=1, evaluation_prompts=4, checkpoint_every=1,
     ),
     "default": Config(mixed_precision="bf16"),
-    # The sentiment task of Rafailov et al. 2023, on our openings of reviews. Needs the Hub.
+    # The sentiment task of Rafailov et al. 2023, with the true reward. Needs the Hub.
     "paper": Config(
-        model="openai-community/gpt2-large", lora=0,
+        model="runs/rlhf-sft-paper/model", lora=0, prompts="stanfordnlp/imdb",
         reward=("siebert/sentiment-roberta-large-english",), normalise=False,
         gold="siebert/sentiment-roberta-large-english", completion=48, beta=0.1, steps=1000,
         batch_size=512, micro_batch=32, lr=1e-6, mixed_precision="bf16",

@@ -10,12 +10,13 @@ import pytest
 from rlhf import preferences
 from rlhf.gold import sentiment
 from rlhf.openings import openings
-from rlhf.preferences import MARGIN, choose_openings, pairs_of
+from rlhf.preferences import Options, pairs_of
 from rlhf.prompts import PREFERENCES, is_held_out, read_preferences
 from shared.errors import UserError
 from tests import tiny
 
-SMALL = ["--prompts", "12", "--held-out", "6", "--completions", "4", "--pairs", "2"]
+MARGIN = Options().margin
+SMALL = ["--count", "12", "--held-out", "6", "--completions", "4", "--pairs", "2"]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -51,10 +52,11 @@ def test_the_committed_set() -> None:
 def test_pairs_keep_their_distance_and_the_better_one_is_chosen() -> None:
     near = 0.2 + MARGIN / 2
     texts, scores = ["a", "b", "c", "cut \ufffd"], [0.2, 0.9, near, -1.0]
-    every = pairs_of("p", texts, scores, 6, range(6))
+    every = pairs_of("p", texts, scores, 6, MARGIN, range(6))
     assert [(pair.chosen, pair.rejected) for pair in every] == [("b", "a"), ("b", "c")]
     assert [(pair.chosen_score, pair.rejected_score) for pair in every] == [(0.9, 0.2), (0.9, near)]
-    assert pairs_of("p", texts, scores, 1, [3, 0, 1, 2, 4, 5]) == [every[1]]
+    assert pairs_of("p", texts, scores, 1, MARGIN, [3, 0, 1, 2, 4, 5]) == [every[1]]
+    assert pairs_of("p", texts, scores, 6, 0.71, range(6)) == []
 
 
 @pytest.fixture
@@ -86,7 +88,8 @@ def test_the_command_writes_pairs_of_both_parts(
     check(pairs)
     unseen = [pair for pair in pairs if is_held_out(pair["prompt"])]
     assert 0 < len(unseen) < len(pairs)
-    asked = choose_openings(12, 6)
+    asked = [text for part, most in ((False, 12), (True, 6))
+             for text in [t for t in openings() if is_held_out(t) == part][:most]]  # fmt: skip
     assert {pair["prompt"] for pair in pairs} <= set(asked)
     assert max(sum(pair["prompt"] == prompt for pair in pairs) for prompt in asked) == 2
     said = capsys.readouterr().out
@@ -120,11 +123,29 @@ def test_an_interrupted_write_leaves_the_old_set(
     assert [file.name for file in path.parent.iterdir() if file.is_file()] == ["a.jsonl"]
 
 
+def letters(completions: list[str], **_: Any) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
+def test_pairs_of_ones_own_prompts_by_ones_own_reward(write: Any, tmp_path: Path) -> None:
+    known = [set(text.split()) - {"ba", "be", "bi", "bo"} for text in tiny.texts(80, words=30)]
+    texts = [" ".join(sorted(words)) for words in known]
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    pairs = read(write("a.jsonl", *SMALL, "--prompts", str(tmp_path / "reviews.jsonl"),
+                       "--reward", f"{__name__}:letters", "--margin", "2"))  # fmt: skip
+    assert len(pairs) > 12
+    for pair in pairs:
+        assert any(text.startswith(pair["prompt"]) for text in texts)
+        assert pair["chosen_score"] == len(pair["chosen"]) >= len(pair["rejected"]) + 2
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--prompts", "100000"], r"--prompts 100000: there are \d+ such openings"),
-        (["--held-out", "1000"], r"--held-out 1000: there are \d+ such openings"),
+        (["--count", "100000"], r"--count 100000: there are \d+ such prompts"),
+        (["--held-out", "1000"], r"--held-out 1000: there are \d+ such prompts"),
+        (["--prompts", "none.jsonl"], r"--prompts none\.jsonl: is no file"),
+        (["--reward", "os:sep"], "--reward os:sep: is no function"),
         (["--completions", "1"], "--completions 1: a pair needs two"),
         (["--tokens", "0"], "--tokens 0: must be >= 1"),
     ],

@@ -83,6 +83,21 @@ def test_files(kind: str, tmp_path: Path) -> None:
     assert train.at([2, 0]).tokens == [train.tokens[i] for i in (2, 0)]
 
 
+def test_texts_without_prompts_give_their_first_words(tmp_path: Path) -> None:
+    texts = [*tiny.texts(200, words=30), "ba", "ba"]
+    source = write(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    found = read(source).texts + read(source, held_out=True).texts
+    lengths = [len(text.split()) for text in found]
+    assert set(lengths) == set(range(2, 9))
+    assert len(set(found)) == len(found) > 150
+    assert all(any(text.startswith(opening) for text in texts) for opening in found)
+    short = write(tmp_path / "b.jsonl", [{"text": "ba"}])
+    with pytest.raises(UserError, match="none of its 1 texts has more than 2 tokens"):
+        read(short)
+    with pytest.raises(UserError, match="row 2 has no column text"):
+        read(write(tmp_path / "c.jsonl", [{"text": "ba be bi"}, {"prompt": "ba"}]))
+
+
 def test_conversations_are_read_through_the_chat_template(tmp_path: Path) -> None:
     words = tiny.tokenizer()
     words.chat_template = TEMPLATE
