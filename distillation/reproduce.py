@@ -1,7 +1,8 @@
 """All runs behind the tables of distillation/README.md: ``python -m distillation.reproduce``.
 
-Runs that are finished are kept, one that was cut off is resumed, so that the command can be
-stopped and called again.
+The first seed's teacher becomes the committed one, which teaches all students but two. Runs that
+are finished are kept, one that was cut off is resumed, so that the command can be stopped and
+called again.
 """
 
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 
 from distillation import pictures, tables
 from distillation.evaluate import evaluate
+from distillation.model import Classifier
 from distillation.report import save_model
 from distillation.tables import TEMPERATURES
 from distillation.teacher import load
@@ -30,10 +32,11 @@ RECORDS = RESULTS / "runs"
 PRETRAINED = Path("distillation/pretrained")
 SEEDS = (0, 1, 2)
 TINY = {"30-30": SEEDS, "8-8": SEEDS[:1]}
+TEACHER, STUDENT = "teacher-seed0", "default-soft-seed0"  # the networks that are committed
 OBJECTIVES = ("reverse", "js", "skew", "decoupled")
 
 _STUDENT = "default --stages student --checkpoint-every 5"
-_TAUGHT = f"{_STUDENT} --teacher {RUNS}/teacher-seed0"
+_TAUGHT = f"{_STUDENT} --teacher pretrained"  # the first seed's, as it is committed
 _ALONE = f"{_STUDENT} --alpha 0"
 _PLAIN = "--jitter 0 --lr 1e-3"
 _SHORT = f"{_PLAIN} --epochs 20"
@@ -86,7 +89,8 @@ class Options:
     only: str = ""
     """Train only the runs whose names begin so; results are not written."""
     missing: bool = False
-    """Train only the runs that have no committed record, and what these learn from."""
+    """Train only the runs that have no committed record, and what these learn from; the committed
+    teacher stays."""
     collect: bool = False
     """Train nothing: write the results of the runs that are there or have a record."""
 
@@ -118,27 +122,30 @@ def to_train(options: Options) -> list[str]:
     return names
 
 
-def publish() -> None:
-    """The first seed's networks to distillation/pretrained, matrices in half precision.
+def publish(name: str, run: str, teacher: Classifier | None = None) -> Classifier:
+    """A run's network to distillation/pretrained, matrices in half precision.
 
-    Their metrics are measured anew, on the rounded weights.
+    Its metrics are measured anew, on the rounded weights. Returns what loading it gives.
     """
     data = split(load_mnist(Path("data")), validation=0, train_size=0, test_size=0)
-    teacher = None
-    for name, run in (("teacher", "teacher-seed0"), ("student", "long-soft-seed0")):
-        if not is_finished(RUNS / run):
-            continue
-        model, about = load(RUNS / run)
-        about["config"] |= {"teacher": "pretrained" if teacher else "", "teacher_logits": ""}
-        model.linear.half().float()
-        found = evaluate(model, teacher, data, about)
-        found["training_seconds"] = about["metrics"]["training_seconds"]
-        model.linear.half()
-        save_model(model, PRETRAINED / name, about | {"metrics": found})
-        model.linear.float()
-        teacher = model if name == "teacher" else teacher
-    shutil.copy(RUNS / "teacher-seed0" / "pictures" / "dark_knowledge.png", RESULTS)
-    rows = {"baseline": "long-hard-seed0", "student": "long-soft-seed0"}
+    model, about = load(RUNS / run)
+    about["config"] |= {"teacher": "pretrained" if teacher else "", "teacher_logits": ""}
+    model.linear.half().float()
+    found = evaluate(model, teacher, data, about)
+    found["training_seconds"] = about["metrics"]["training_seconds"]
+    model.linear.half()
+    save_model(model, PRETRAINED / name, about | {"metrics": found})
+    model.linear.float()
+    return model
+
+
+def publish_results() -> None:
+    """The committed networks and their pictures, of what is finished here."""
+    if not (is_finished(RUNS / TEACHER) and is_finished(RUNS / STUDENT)):
+        return
+    publish("student", STUDENT, publish("teacher", TEACHER))
+    shutil.copy(RUNS / TEACHER / "pictures" / "dark_knowledge.png", RESULTS)
+    rows = {"baseline": STUDENT.replace("soft", "hard"), "student": STUDENT}
     records = {name: read_metrics(RUNS / run) for name, run in rows.items()}
     pictures.curves({name: lines for name, lines in records.items() if lines},
                     RESULTS / "curves.png")  # fmt: skip
@@ -148,9 +155,11 @@ def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m distillation.reproduce"))
     for name in to_train(options) if not options.collect else []:
         make_sure(PROGRAM, COMMANDS[name], RUNS / name)
+        if name == TEACHER:  # before anybody learns from it
+            publish("teacher", name)
     if not options.only:
         tables.write(read, RESULTS)
-        publish()
+        publish_results()
         print(f"results in {RESULTS}, models in {PRETRAINED}; now: make tables")
 
 

@@ -1,5 +1,6 @@
 """The files of a run folder that are written whole: claimed once, read back, cut back."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -12,26 +13,55 @@ from shared.config import RunConfig
 from shared.environment import describe
 from shared.errors import UserError, full_disk_is_a_user_error
 
+_held: dict[Path, int] = {}  # lock files of the run folders of this process
+
 
 def claim(app: str, preset: str, config: RunConfig) -> Path:
     """The folder of a resumed run, or a new one with its config.json and env.json.
 
     Raises:
-        UserError: ``--out`` is taken; the disk is full (nothing of the folder remains).
+        UserError: ``--out`` is taken; another process trains there; the disk is full (nothing of
+            the folder remains).
     """
     if config.resume:
         given = Path(config.resume)
-        return given if (given / "checkpoints").is_dir() else given.parent.parent
+        folder = given if (given / "checkpoints").is_dir() else given.parent.parent
+        _hold(folder)
+        return folder
     folder = _create(config.out, f"runs/{app}-{preset}")
     stored = asdict(with_resume_cleared(config))
     try:
         write_json(folder / "config.json", {"application": app, "preset": preset, "config": stored})
         write_json(folder / "env.json", describe())
         (folder / "checkpoints").mkdir()
+        _hold(folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
+
+
+def _hold(folder: Path) -> None:
+    """Keep other processes out of a run folder until this one ends, however it ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    if folder.resolve() in _held:  # a stage, or a run that goes on in this process
+        return
+    with full_disk_is_a_user_error(folder):
+        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = os.read(file, 20).decode() or "unknown"
+            os.close(file)
+            raise UserError(f"{folder}: another process trains there (process id {who})") from None
+        except OSError:  # a file system without locks
+            pass
+        os.ftruncate(file, 0)
+        os.write(file, str(os.getpid()).encode())
+    _held[folder.resolve()] = file  # open, and so locked, until the process ends
 
 
 def _create(out: str, default: str) -> Path:

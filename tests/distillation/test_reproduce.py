@@ -21,16 +21,21 @@ def test_every_command_is_valid_and_finds_its_teacher():
     for name, arguments in COMMANDS.items():
         _, config = cli.read_config(PRESETS, PROGRAM, arguments.split())
         if config.teacher:
-            assert config.teacher in [str(RUNS / earlier) for earlier in trained]
+            assert config.teacher in ["pretrained"] + [str(RUNS / earlier) for earlier in trained]
         trained.append(name)
 
 
 def test_missing_runs_bring_their_teacher(monkeypatch: pytest.MonkeyPatch):
     there = {name for name in COMMANDS if "teacher" in name} | {"plain-soft-seed0"}
+    there -= {"mlp-teacher-seed0"}
     monkeypatch.setattr(distillation, "known", lambda name: {} if name not in there else {"a": 1})
     names = distillation.to_train(distillation.Options(only="plain-", missing=True))
-    assert names == ["teacher-seed0", "plain-soft-seed1", "plain-soft-seed2",
+    assert names == ["plain-soft-seed1", "plain-soft-seed2",
                      "plain-hard-seed0", "plain-hard-seed1", "plain-hard-seed2"]  # fmt: skip
+    names = distillation.to_train(distillation.Options(only="mlp-soft", missing=True))
+    assert names == ["mlp-teacher-seed0", "mlp-soft-seed0"]
+    names = distillation.to_train(distillation.Options(only="self-student", missing=True))
+    assert names == ["self-teacher-seed0", "self-student-seed0"]  # finished, but not here
     alone = distillation.to_train(distillation.Options(only="plain-hard"))
     assert alone == ["plain-hard-seed0", "plain-hard-seed1", "plain-hard-seed2"]
     with pytest.raises(UserError, match="--only nothing: no run's name begins so; teacher, "):
