@@ -13,7 +13,7 @@ from shared.config import RunConfig
 from shared.environment import describe
 from shared.errors import UserError, full_disk_is_a_user_error
 
-_held: dict[Path, int] = {}  # lock files of the run folders of this process
+_held: dict[Path, int] = {}  # run folders of this process, open
 
 
 def claim(app: str, preset: str, config: RunConfig) -> Path:
@@ -49,19 +49,15 @@ def _hold(folder: Path) -> None:
     """
     if folder.resolve() in _held:  # a stage, or a run that goes on in this process
         return
-    with full_disk_is_a_user_error(folder):
-        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            who = os.read(file, 20).decode() or "unknown"
-            os.close(file)
-            raise UserError(f"{folder}: another process trains there (process id {who})") from None
-        except OSError:  # a file system without locks
-            pass
-        os.ftruncate(file, 0)
-        os.write(file, str(os.getpid()).encode())
-    _held[folder.resolve()] = file  # open, and so locked, until the process ends
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise UserError(f"{folder}: another process trains there") from None
+    except OSError:  # a file system without locks
+        pass
+    _held[folder.resolve()] = held  # open, and so locked, until the process ends
 
 
 def _create(out: str, default: str) -> Path:
