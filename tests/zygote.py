@@ -160,7 +160,8 @@ def child(job: dict[str, Any], rank: int) -> None:
             name, *arguments = fault.split(":")
             FAULTS[name](*arguments)
         sys.argv = [job["program"], *job["argv"]]
-        cli.run(PROGRAMS[job["program"]].main, job["program"])
+        program = PROGRAMS.get(job["program"]) or importlib.import_module(job["program"])
+        cli.run(program.main, job["program"])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:

@@ -1,0 +1,1 @@
+"""A classifier held near the uniform distribution: the smallest application, copied by new_app."""

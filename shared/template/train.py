@@ -1,0 +1,83 @@
+"""Train the classifier: ``python -m shared.template.train [preset] [--beta 0.1 ...]``."""
+
+from pathlib import Path
+
+import torch
+
+from shared import cli
+from shared.data.mnist import load_mnist
+from shared.data.splits import split
+from shared.distributed import global_sum, own_rows, world_size
+from shared.launch import start
+from shared.optim import muon_and_adam, set_rates, warmup_cosine
+from shared.run import Run
+from shared.seeding import permutation
+from shared.template import objective
+from shared.template.config import PRESETS, Config
+from shared.template.evaluate import unseen_metrics
+from shared.template.model import ARCHITECTURE, Classifier
+from shared.template.report import finish, introduce
+
+
+def train(preset: str, config: Config) -> None:
+    """The whole of training, from digits to the run folder's summary."""
+    accelerator = start(config)
+    device = accelerator.device
+    data = split(
+        load_mnist(Path(config.data), device),
+        config.validation, config.train_size, config.test_size,
+    )  # fmt: skip
+    architecture = {name: getattr(config, name) for name in ARCHITECTURE}
+    torch.manual_seed(config.seed)
+    model, evaluated = Classifier(**architecture), Classifier(**architecture).to(device)
+    optimizers = muon_and_adam(model, [], 0.0, config.lr)  # Adam alone
+    model, *optimizers = accelerator.prepare(model, *optimizers)
+    run = Run("template", preset, config, accelerator)
+    introduce(run, config, evaluated, data)
+    run.attach(model, optimizers)
+
+    n, size = len(data.images), config.batch_size
+    steps = -(-n // size) * config.epochs
+    while run.epoch < config.epochs:
+        order = permutation(n, config.seed, run.epoch).to(device)
+        for rows in run.batches(order, size):
+            set_rates(optimizers, warmup_cosine(run.step, config.warmup, steps))
+            x, labels = own_rows(data.images[rows]).float() / 255, own_rows(data.labels[rows])
+
+            logits = model(x).float()
+            fit = global_sum(objective.cross_entropy(logits, labels).sum()) / len(rows)
+            sure = global_sum(objective.confidence(logits).sum()) / len(rows)
+            loss = fit + config.beta * sure
+            run.refuse_non_finite(loss=loss)
+            accelerator.backward(loss * world_size())  # DDP averages over processes
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
+            run.refuse_non_finite(gradient_norm=norm)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            run.stepped(loss=loss, cross_entropy=fit, kl_to_uniform=sure)
+
+        metrics = run.end_epoch()
+        if weights := run.weights():
+            evaluated.load_state_dict(weights)
+            found = unseen_metrics(evaluated, data)
+            metrics |= {f"unseen_{name}": value for name, value in found.items()}
+        run.record(metrics)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        run.say(f"epoch {run.epoch}/{config.epochs}, {run.elapsed():.0f} s: {told}")
+        if run.epoch % config.checkpoint_every == 0:
+            run.save()
+
+    weights = run.weights()
+    if run.close():
+        evaluated.load_state_dict(weights)
+        finish(run, config, evaluated, data)
+
+
+def main() -> None:
+    preset, config = cli.read_config(PRESETS, "python -m shared.template.train")
+    train(preset, config)
+
+
+if __name__ == "__main__":
+    cli.run(main, "shared.template.train")
