@@ -108,7 +108,7 @@ def openings_of(what: str, rows: list[Row], tokenizer: PreTrainedTokenizerBase) 
             raise UserError(f"{what}: row {number}: its text is a conversation")
         length = low + _hash(row["text"]) % (high - low + 1)
         encoded = tokenizer(row["text"], add_special_tokens=False, verbose=False)["input_ids"]
-        opening = tokenizer.decode(encoded[:length], skip_special_tokens=True)
+        opening = str(tokenizer.decode(encoded[:length], skip_special_tokens=True))
         if len(encoded) > length and opening.strip():
             found[opening] = None
     if not found:

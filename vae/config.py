@@ -26,6 +26,10 @@ class Config(RunConfig):
     """binarised: every pixel drawn anew each time with P(1) = its grey level (Burda et al. 2015).
     grey: real values in [0, 1], under which the Bernoulli score is no log-likelihood."""
 
+    images: str = ""
+    """Folder with a folder of pictures for each class, to train on instead of MNIST: made grey and
+    shrunk to 28 x 28 pixels; one in ten is held out."""
+
     network: Network = "residual"
     """Encoder and decoder. mlp with 200-200 and tanh is Burda et al.'s."""
     latent: Count = 50

@@ -1,14 +1,22 @@
 """From grey levels to what the model sees: stochastically binarised or real-valued pixels."""
 
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from shared.data.images import load_images
+from shared.data.mnist import Digits, load_mnist
 from shared.seeding import EVALUATION, generator
 
 Pixels = Literal["binarised", "grey"]
 TEST_SEED = 0  # the one fixed binarisation of the test digits that every figure is measured on
+
+
+def read(root: str, images: str, device: torch.device | str = "cpu") -> Digits:
+    """MNIST from the folder ``root``, or pictures from the folder ``images`` if it is named."""
+    return load_images(Path(images), device) if images else load_mnist(Path(root), device)
 
 
 def binarise(grey: Tensor, rng: torch.Generator) -> Tensor:

@@ -11,12 +11,11 @@ import torch
 from shared import cli
 from shared.checkpoint import check_architecture, read_model
 from shared.config import Count, CountOrZero
-from shared.data.mnist import load_mnist
 from shared.data.splits import Split, split
 from shared.environment import describe
 from shared.errors import UserError
 from shared.folder import write_json
-from vae.data import Pixels, test_view
+from vae.data import Pixels, read, test_view
 from vae.metrics import bound, evaluate_vae, evaluate_vib
 from vae.model import ARCHITECTURE, VAE, VIB, build
 
@@ -39,6 +38,8 @@ class Options:
     """Seed of the evaluation's noise; the binarisation of the test digits is fixed."""
     data: str = "data"
     """Folder of the data sets."""
+    images: str = ""
+    """As in training; empty: those that the model was trained on."""
     json: str = ""
     """File that receives every metric, with the environment."""
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
@@ -119,7 +120,8 @@ def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m vae.evaluate"))
     model, about = load(options.model, options.device)
     pixels: Pixels = about["config"]["pixels"]
-    digits = load_mnist(Path(options.data), options.device)
+    images = options.images or about["config"].get("images", "")
+    digits = read(options.data, images, options.device)
     data = split(digits, validation=0, train_size=0, test_size=options.test_size)
     metrics = evaluate(model, pixels, data, options.samples, options.seed)
     print(headline(metrics))

@@ -10,7 +10,7 @@ from shared.checkpoint import write_folder
 from shared.cli import with_resume_cleared
 from shared.data.splits import Split
 from shared.distributed import world_size
-from shared.errors import full_disk_is_a_user_error
+from shared.errors import UserError, full_disk_is_a_user_error
 from shared.folder import read_metrics, write_json
 from shared.hub import push
 from shared.kl import kl_standard_normal
@@ -20,7 +20,15 @@ from vae.config import Config
 from vae.data import test_view
 from vae.evaluate import evaluate, headline
 from vae.metrics import bound, encode_all
-from vae.model import VAE, VIB
+from vae.model import CLASSES, VAE, VIB
+
+
+def check_classes(config: Config, data: Split) -> None:
+    """UserError if a VIB is to tell more classes apart than it has answers."""
+    classes = int(data.labels.max()) + 1
+    if config.objective == "vib" and classes > CLASSES:
+        raise UserError(f"--images {config.images}: has {classes} classes, objective vib at most "
+                        f"{CLASSES}")  # fmt: skip
 
 
 def introduce(run: Run, config: Config, model: VAE | VIB, data: Split) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from shared import cli
 from shared.config import CountOrZero
-from shared.data.mnist import load_mnist
 from shared.errors import UserError
 from shared.kl import kl_standard_normal
-from vae.data import test_view
+from vae.data import read, test_view
 from vae.evaluate import PRETRAINED, load
 from vae.metrics import encode_all
 from vae.model import VAE
@@ -35,7 +34,7 @@ def main() -> None:
     model, about = load(options.model, "cpu")
     if not isinstance(model, VAE):
         raise UserError(f"--model {options.model}: is a VIB, which has no decoder to sample from")
-    digits = load_mnist(Path(options.data))
+    digits = read(options.data, about["config"].get("images", ""))
     x = test_view(digits.test_images, about["config"]["pixels"])
     kl = kl_standard_normal(*encode_all(model, x)).mean(0).tolist()
     folder = Path(options.out)

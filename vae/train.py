@@ -1,12 +1,9 @@
 """Train a beta-VAE, IWAE, beta-TC-VAE or VIB: ``python -m vae.train [preset] [--beta 4 ...]``."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from shared import cli
-from shared.data.mnist import load_mnist
 from shared.data.splits import split
 from shared.distributed import global_rows, global_sum, own_rows, world_size
 from shared.errors import UserError
@@ -16,10 +13,10 @@ from shared.run import Run
 from shared.seeding import NOISE, generator, permutation
 from vae import objective
 from vae.config import PRESETS, Config
-from vae.data import observe
+from vae.data import observe, read
 from vae.model import ARCHITECTURE, Output, build, hidden_matrices
 from vae.objective import Terms
-from vae.report import finish, introduce, unseen_metrics
+from vae.report import check_classes, finish, introduce, unseen_metrics
 
 
 def loss_terms(
@@ -50,9 +47,10 @@ def train(preset: str, config: Config) -> None:
     accelerator = start(config)
     device = accelerator.device
     data = split(
-        load_mnist(Path(config.data), device),
+        read(config.data, config.images, device),
         config.validation, config.train_size, config.test_size,
     )  # fmt: skip
+    check_classes(config, data)
     architecture = {name: getattr(config, name) for name in ARCHITECTURE}
     model = build(config.objective, **architecture).to(device)
     model.start_at(data.images.float().mean(0) / 255)
