@@ -21,9 +21,9 @@ BROWN := data/brown.json
 ifeq ($(NPROC),1)
   RUN := $(BIN)/python -m
 else ifeq ($(LAUNCH),cpu)
-  RUN := ACCELERATE_USE_CPU=true $(BIN)/torchrun --standalone --nproc_per_node $(NPROC) -m
+  RUN := KL_ZOO_PROCESSES=$(NPROC) ACCELERATE_USE_CPU=true $(BIN)/torchrun --standalone --nproc_per_node $(NPROC) -m
 else
-  RUN := $(BIN)/accelerate launch --config_file shared/accelerate/$(LAUNCH).yaml --num_processes $(NPROC) -m
+  RUN := KL_ZOO_PROCESSES=$(NPROC) $(BIN)/accelerate launch --config_file shared/accelerate/$(LAUNCH).yaml --num_processes $(NPROC) -m
 endif
 
 # A resumed run brings its preset and seed with it.

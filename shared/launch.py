@@ -1,5 +1,6 @@
 """Start of every training program: processes, device, precision, seed."""
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from shared.errors import UserError
 from shared.hub import check_repository
 
 T = TypeVar("T")
+ASKED = "KL_ZOO_PROCESSES"  # how many the Makefile asked the launcher for
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
@@ -33,7 +35,8 @@ def start(config: RunConfig) -> Accelerator:
     are always black decay into them and cost a CPU ten times the time.
 
     Raises:
-        UserError: a tracker's package is missing, or the Hub repository's name is none.
+        UserError: a tracker's package is missing, the Hub repository's name is none, or not so many
+            processes were started as were asked for.
     """
     if missing := [name for name in config.trackers if find_spec(name) is None]:
         raise UserError(
@@ -47,6 +50,10 @@ def start(config: RunConfig) -> Accelerator:
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(logging_dir=""),  # the run's folder, once it is there
     )
+    asked, started = os.environ.get(ASKED, ""), accelerator.num_processes
+    if asked not in ("", str(started)):
+        raise UserError(f"{asked} processes were asked for, {started} started; on CPUs torchrun "
+                        f"starts them, as in make NPROC={asked} LAUNCH=cpu")  # fmt: skip
     if plugin := accelerator.state.deepspeed_plugin:
         # DeepSpeed insists on the value and only counts with it: batches are tensors here.
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1

@@ -112,6 +112,13 @@ def test_bad_input_is_said_once(tmp_path: Path, processes: Processes) -> None:
         assert result.errs[1] == ""
 
 
+def test_fewer_processes_than_were_asked_for(tmp_path: Path, processes: Processes) -> None:
+    out = tmp_path / "run"
+    result = processes(*TINY, "--out", out, env={"KL_ZOO_PROCESSES": "2"})
+    refused(result, "2 processes were asked for, 1 started", "NPROC=2 LAUNCH=cpu")
+    assert not out.exists()
+
+
 def test_nan_and_full_disk_end_both(tmp_path: Path, processes: Processes) -> None:
     for fault, words in (("poison:4", ["loss nan", "step 4"]), ("full:4", ["metrics.jsonl"])):
         run = tmp_path / fault[:4]

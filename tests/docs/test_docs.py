@@ -24,7 +24,7 @@ READMES = [
     for name in (
         "README.md", "CONTRIBUTING.md", "vae/README.md", "shared/kl/README.md",
         "distillation/README.md", "distillation/lm/README.md", "rlhf/README.md",
-        "trpo_ppo/README.md",
+        "trpo_ppo/README.md", "shared/accelerate/README.md",
     )
 ]  # fmt: skip
 PROGRAMS = [
