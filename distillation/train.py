@@ -78,6 +78,7 @@ def train_network(
     network = Classifier(recipe.layers, recipe.dropout, recipe.input_dropout)
     evaluated = Classifier(recipe.layers, recipe.dropout, recipe.input_dropout).to(device)
     optimizers = muon_and_adam(network, [], 0.0, recipe.lr)
+    accelerator.free_memory()  # it is to know this stage's model alone
     model, *optimizers = accelerator.prepare(network, *optimizers)
     introduce(run, role, config, evaluated, len(data.images))
     run.attach(model, optimizers)

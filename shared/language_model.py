@@ -80,6 +80,7 @@ class LanguageModel(nn.Module):
         if not isinstance(head, nn.Linear) or bias is not None:
             raise UserError(f"{model.config.model_type}: output weights of an unknown kind")
         self.config: PreTrainedConfig = model.config
+        self._no_split_modules = list(model._no_split_modules or [])  # what FSDP shards one by one
         self.trunk: Any = model.base_model
         tied = head.weight is self.trunk.get_input_embeddings().weight
         self.head: nn.Linear | None = None if tied else head

@@ -52,6 +52,8 @@ def train(preset: str, config: Config) -> None:
         raise UserError(f"--topk {config.topk}: the vocabulary has {teacher.vocabulary} tokens")
     if config.optimizer == "muon" and is_sharded(accelerator):
         raise UserError("--optimizer muon: takes whole matrices; FSDP and DeepSpeed need adam")
+    if config.on_policy and is_sharded(accelerator):
+        raise UserError("--on-policy: samples from whole weights, which FSDP and DeepSpeed spread")
     orthogonal = hidden_matrices(student) if config.optimizer == "muon" else []
     trained = trainable(student, config.train_embeddings)
     optimizers = muon_and_adam(trained, orthogonal, config.muon_lr, config.lr)

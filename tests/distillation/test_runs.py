@@ -13,6 +13,7 @@ from tests.helpers import (
     TINY_DISTILL,
     Processes,
     Result,
+    assert_nearly_same_run,
     assert_same_run,
     last_state,
     metrics,
@@ -168,6 +169,16 @@ def test_two_processes_stop_and_resume(tmp_path: Path, processes: Processes) -> 
     assert stopped.codes == [143, 143]
     assert train(processes, "--resume", cut, ranks=2).codes == [0, 0]
     same_everywhere(straight, cut)
+
+
+def test_fully_sharded_equals_one(whole: Path, tmp_path: Path, processes: Processes) -> None:
+    """Every stage; FSDP 2 as in shared/accelerate/fsdp.yaml."""
+    argv = [*TINY_DISTILL, "--teacher", whole / "teacher"]
+    assert train(processes, *argv, "--out", tmp_path / "one").code == 0
+    result = train(processes, *argv, "--out", tmp_path / "two", ranks=2, fault="fsdp")
+    assert result.codes == [0, 0], result.errs
+    for stage in ("baseline", "."):
+        assert_nearly_same_run(tmp_path / "one" / stage, tmp_path / "two" / stage)
 
 
 @pytest.mark.parametrize("case", OPTIONS)

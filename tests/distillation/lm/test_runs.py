@@ -100,6 +100,23 @@ def test_two_processes_equal_one(
     assert_nearly_same_run(*runs)
 
 
+def test_fully_sharded_equals_one_and_resumes(
+    whole: Path, there: list[str], tmp_path: Path, processes: Processes
+) -> None:
+    """Layer by layer, embeddings and output weights as one; FSDP 2 as in fsdp.yaml."""
+    sharded, cut = tmp_path / "sharded", tmp_path / "cut"
+    result = train(processes, *TINY, *there, "--out", sharded, ranks=2, fault="fsdp")
+    assert result.codes == [0, 0], result.errs
+    assert_nearly_same_run(whole, sharded)
+    fault = "fsdp;signal:SIGTERM:5"
+    stopped = train(processes, *TINY, *there, "--out", cut, ranks=2, fault=fault)
+    assert stopped.codes == [143, 143], stopped.errs
+    assert train(processes, "--resume", cut, ranks=2, fault="fsdp").codes == [0, 0]
+    assert_same_run(sharded, cut)
+    sampling = [*TINY, *there, *CASES["on-policy"], "--out", tmp_path / "sampling"]
+    refused(train(processes, *sampling, ranks=2, fault="fsdp"), "--on-policy: samples from whole")
+
+
 @pytest.mark.parametrize("case", ["forward", "skew"])
 def test_accumulated_equals_one_big_batch(
     case: str, there: list[str], tmp_path: Path, processes: Processes
