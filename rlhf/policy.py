@@ -149,12 +149,19 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
+def once_in_autocast(weight: Tensor, states: Tensor) -> Tensor:
+    """The weight in the type that a product with the states computes in."""
+    device = weight.device.type
+    autocast = torch.is_autocast_enabled(device)
+    return weight.to(torch.get_autocast_dtype(device) if autocast else states.dtype)
+
+
 def logits_of(states: Tensor, weight: Tensor, temperature: float) -> Tensor:
     """[..., width] and [vocabulary, width] -> [..., vocabulary] of the sampled distribution."""
     if temperature != 1:  # the states are far smaller than the logits
         states = states / temperature
     # One product of all rows: torch would make one for each row of a batch.
-    logits = states.flatten(0, -2) @ weight.T.to(states.dtype)
+    logits = states.flatten(0, -2) @ once_in_autocast(weight, states).T
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return wide.view(*states.shape[:-1], len(weight))
 
@@ -176,7 +183,9 @@ def compare(
         weight, reference_weight: [vocabulary, width].
         tokens: [n] what was sampled there.
     """
-    weight, reference_weight = weight.to(states.dtype), reference_weight.to(reference_states.dtype)
+    weight, reference_weight = (
+        once_in_autocast(w, x) for w, x in ((weight, states), (reference_weight, reference_states))
+    )
     parts: dict[str, list[Tensor]] = {n: [] for n in ("log_prob", "reference", "kl", "entropy")}
     for rows in torch.arange(len(tokens), device=tokens.device).split(ROWS):
         logits = logits_of(states[rows], weight, temperature)
