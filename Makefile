@@ -34,7 +34,7 @@ TRAIN_ARGS = $(if $(RESUME),--resume $(RESUME),$(PRESET) $(if $(SEED),--seed $(S
   train-rlhf train-sft train-reward train-dpo train-rloo eval-rlhf \
   reproduce-rlhf bench-rlhf \
   train-ppo train-trpo eval-ppo reproduce-ppo compare-ppo bench-rl \
-  demo-kl bench-kl smoke new-app tables test lint clean
+  demo-kl bench-kl smoke faults new-app tables test lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
@@ -166,6 +166,9 @@ smoke: $(MNIST) $(SMOLLM2) $(BROWN)  ## every application at its smallest, to se
 	@set -e; for program in vae.train distillation.train distillation.lm.train trpo_ppo.train \
 	  rlhf.ppo rlhf.dpo; do echo "== $$program smoke"; \
 	  $(BIN)/python -m $$program smoke --out runs/smoke/$$(date +%s)-$$program; done
+
+faults: $(MNIST)  ## kill, fill, damage and poison runs of every application; the table of outcomes
+	$(BIN)/python -m tests.reliability.campaign $(ARGS)
 
 new-app: $(READY)  ## begin an application of your own: make new-app NAME=word
 	@$(BIN)/python -m shared.new_app $(NAME)

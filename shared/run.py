@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
@@ -102,6 +103,9 @@ class Run:
         bad = {name: number for name, number in numbers.items() if not math.isfinite(number)}
         if not bad:
             return
+        with torch.no_grad():  # what this step's forward pass has done to running statistics
+            for buffer, before in zip(self.model.buffers(), self._buffers, strict=True):
+                buffer.copy_(before)
         # Before the first step there is nothing to lose, and the optimisers have no state yet.
         saved = f"the state before it is in {self.save()}" if self.step else "nothing was trained"
         told = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in bad.items())
@@ -118,6 +122,7 @@ class Run:
         """
         self.step += 1
         self.steps_in_epoch += 1
+        self._buffers = [buffer.clone() for buffer in self.model.buffers()]
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.item()
         if signum := any_process(interrupt.received(), self.accelerator.device):
@@ -165,8 +170,11 @@ class Run:
             UserError: no complete checkpoint, a damaged one, or one of another architecture.
         """
         self.model, self.optimizers = model, [getattr(o, "optimizer", o) for o in optimizers]
-        if not self.config.resume:
-            return
+        if self.config.resume:
+            self._restore()
+        self._buffers = [buffer.clone() for buffer in model.buffers()]  # as after the last step
+
+    def _restore(self) -> None:
         if self._deepspeed:
             raise UserError("--resume: not under DeepSpeed; LAUNCH=fsdp or ddp resumes exactly")
         given = Path(self.config.resume)
@@ -179,9 +187,9 @@ class Run:
             if (other := checkpoint.newest_intact(found.parent, besides=found)) is None:
                 raise
             raise UserError(f"{error}; {other} is intact, go on with --resume {other}") from error
-        checkpoint.check_architecture(self.accelerator.unwrap_model(model), weights, found)
+        checkpoint.check_architecture(self.accelerator.unwrap_model(self.model), weights, found)
         set_state_dict(
-            model,
+            self.model,
             self.optimizers,
             model_state_dict=weights,
             optim_state_dict=state,

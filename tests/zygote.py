@@ -11,12 +11,14 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
@@ -83,6 +85,21 @@ def full_metrics(step: str) -> None:
     at_step(int(step), link)
 
 
+def kill(seconds: str) -> None:
+    """SIGKILL so many seconds after the program's start."""
+    threading.Timer(float(seconds), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+
+
+def not_a_number(step: str) -> None:
+    """NaN in the gradient of the so-manieth backward pass (counted from 1)."""
+    original, calls = Accelerator.backward, iter(range(1, 1_000_000))
+
+    def backward(self: Accelerator, loss: torch.Tensor, **given: Any) -> None:
+        original(self, loss * float("nan") if next(calls) == int(step) else loss, **given)
+
+    Accelerator.backward = backward  # type: ignore[method-assign]
+
+
 def die(stage: str, folder: str) -> None:
     """SIGKILL within ``write_folder`` of ``folder``: half-way through a file, or at the rename."""
 
@@ -138,7 +155,7 @@ def fsdp() -> None:
 
 FAULTS = {
     "signal": send, "poison": poison, "limit": limit, "full": full_metrics, "die": die,
-    "fsdp": fsdp,
+    "fsdp": fsdp, "kill": kill, "nan": not_a_number,
 }  # fmt: skip
 
 

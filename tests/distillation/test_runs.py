@@ -227,6 +227,17 @@ def test_a_finished_run_is_resumed_to_itself(
     refused(train(processes, "--resume", run, "--temperature", "3"), "--temperature is 20.0")
 
 
+def test_a_step_that_is_not_applied_leaves_no_trace(
+    whole: Path, tmp_path: Path, processes: Processes
+) -> None:
+    """The forward pass of that step has moved the running statistics of the normalisation."""
+    cut = tmp_path / "cut"
+    argv = [*TINY_DISTILL, "--stages", "teacher", "--out", cut]
+    refused(train(processes, *argv, fault="nan:5"), "gradient norm nan at step 4: not applied")
+    assert train(processes, "--resume", cut).code == 0
+    assert_same_run(whole / "teacher", cut)
+
+
 def test_divergence_is_one_line(tmp_path: Path, processes: Processes) -> None:
     argv = [*TINY_DISTILL, "--teacher-lr", "1e30", "--out", tmp_path / "run"]
     refused(train(processes, *argv), "loss", "not applied", "--lr")
