@@ -136,8 +136,11 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert metrics(a) == metrics(b)
 
 
-def assert_nearly_same_run(a: Path, b: Path) -> None:
-    """Equal but for rounding: weights, gradients' averages, metrics."""
+def assert_nearly_same_run(a: Path, b: Path, absolute: float = 1e-12) -> None:
+    """Equal but for rounding: weights, gradients' averages, metrics.
+
+    ``absolute``: what rounding makes of a metric that is 0.
+    """
     (ours, our_state), (theirs, their_state) = last_state(a), last_state(b)
     assert max((ours[name] - theirs[name]).abs().max().item() for name in ours) < 1e-4
     averages = [name for name in our_state if name.endswith("exp_avg")]
@@ -146,7 +149,7 @@ def assert_nearly_same_run(a: Path, b: Path) -> None:
         worst = (our_state[name] - their_state[name]).abs().max()
         assert worst < 1e-3 * our_state[name].abs().max() + 1e-7, name
     for first, second in zip(metrics(a), metrics(b), strict=True):
-        assert first == pytest.approx(second, rel=1e-4)
+        assert first == pytest.approx(second, rel=1e-4, abs=absolute)
 
 
 def flip_byte(path: Path) -> None:

@@ -1,7 +1,7 @@
 """All runs behind the tables of distillation/lm/README.md: ``python -m distillation.lm.reproduce``.
 
 The same student, text, steps and learning rates; the objective alone differs. Runs that are
-finished are kept, one that was cut off is resumed. About three hours of one core.
+finished are kept, one that was cut off is resumed. About six hours of one core.
 """
 
 import json

@@ -55,9 +55,9 @@ def test_two_equal_one(case: str, tmp_path: Path, processes: Processes) -> None:
         for a, b in zip(metrics(one), metrics(two), strict=True)
         for name in a
     )
-    assert worst < 1e-4
+    assert worst < 1e-3  # a step is up to 4e-3
     assert gradient < 1e-3
-    assert loss < 1e-5
+    assert loss < 1e-4
 
 
 @pytest.mark.parametrize("case", ["elbo", "tc"])
