@@ -40,7 +40,7 @@ COLUMNS = (
     ("kl_student_teacher", "KL(student ‖ teacher)", ".3f"),
     ("kl_student_teacher_standard_error", "±", ".3f"),
     ("agreement", "same top token", ".1%"), ("perplexity_student", "perplexity", ".1f"),
-    ("tokens", "held-out tokens", ",d"), ("documents", "documents", "d"),
+    ("training_seconds", "training, s", ",.0f"),
 )  # fmt: skip
 
 
