@@ -145,6 +145,6 @@ PRESETS = {
         lora=4, iterations=2, batch_size=4, micro_batch=2, completion=8, reward=("gold",),
         evaluation_prompts=4, checkpoint_every=1,
     ),
-    "default": Config(mixed_precision="bf16"),
+    "default": Config(),
     "paper": _PAPER,
 }  # fmt: skip

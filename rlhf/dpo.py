@@ -45,7 +45,7 @@ PRESETS = {
         lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, completion=8,
         kl_prompts=4, kl_every=2, evaluation_prompts=4, checkpoint_every=2,
     ),
-    "default": Config(mixed_precision="bf16", limit=1280),
+    "default": Config(limit=1280),
     "paper": Config(
         model="runs/rlhf-sft-paper/model", lora=0, prompts="stanfordnlp/imdb",
         preferences="data/imdb-preferences.jsonl",

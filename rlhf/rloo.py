@@ -78,7 +78,7 @@ PRESETS = {
         lora=4, steps=2, batch_size=4, micro_batch=4, num_generations=2, completion=8,
         reward=("gold",), kl_prompts=4, kl_every=1, evaluation_prompts=4, checkpoint_every=1,
     ),
-    "default": Config(mixed_precision="bf16"),
+    "default": Config(),
     # The sentiment task of Rafailov et al. 2023, with the true reward. Needs the Hub.
     "paper": Config(
         model="runs/rlhf-sft-paper/model", lora=0, prompts="stanfordnlp/imdb",

@@ -48,7 +48,7 @@ PRESETS = {
         lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, completion=8,
         evaluation_prompts=4, checkpoint_every=2,
     ),
-    "default": Config(mixed_precision="bf16"),
+    "default": Config(),
     # Rafailov et al. 2023: gpt2-large, one pass over the reviews of IMDb. Needs the Hub.
     "paper": Config(
         model="openai-community/gpt2-large", lora=0, text="stanfordnlp/imdb", completion=48,
