@@ -90,6 +90,8 @@ def collect() -> None:
         what = pictures.NAMES[name]
         rows.append({"what": what, "trained_on": trained_on, "n": 1, **kept, **run["unseen"]})
         curves[name] = run["records"]
+    for row in rows:
+        del row["continuations"]  # the runs' records keep them
     write_result(RESULTS / "objectives.json", COLUMNS, rows)
     pictures.curves(curves, RESULTS / "curves.png")
     columns = (
