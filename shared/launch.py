@@ -1,5 +1,6 @@
 """Start of every training program: processes, device, precision, seed."""
 
+import ctypes
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -20,11 +21,23 @@ from shared.hub import check_repository
 
 T = TypeVar("T")
 ASKED = "KL_ZOO_PROCESSES"  # how many the Makefile asked the launcher for
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether parameters or optimiser states are spread over processes (FSDP, DeepSpeed)."""
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's malloc keep large blocks that were freed for the next ones.
+
+    It gives them back to the kernel, which then zeroes the activations of every step page by page:
+    a sixth of the time of the convolutional teacher of distillation/ on two cores.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(M_MMAP_THRESHOLD, 2**30)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def start(config: RunConfig) -> Accelerator:
@@ -45,6 +58,7 @@ def start(config: RunConfig) -> Accelerator:
     if config.push_to_hub:
         check_repository(config.push_to_hub)
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         log_with=list(config.trackers) or None,
