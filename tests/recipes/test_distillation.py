@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,8 @@ def command(*argv: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_smoke_preset_learns(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    result = command("distillation.train", "smoke", "--out", run)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+def test_the_smoke_preset_learns(tmp_path: Path, smoke_run: Callable[[str], Path]) -> None:
+    run = smoke_run("distillation.train")
     errors = [line["unseen_errors"] for line in metrics(run)]
     assert errors[-1] < errors[0]
     assert errors[-1] < 200  # of 500; guessing leaves 450

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,14 +24,11 @@ def command(*argv: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_smoke_preset_comes_nearer_to_its_teacher(tmp_path: Path) -> None:
-    result = command("distillation.lm.train", "smoke", "--out", tmp_path / "run")
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    assert "KL(teacher || student)" in result.stdout
-    first, last = (line["unseen_kl_teacher_student"] for line in metrics(tmp_path / "run"))
+def test_the_smoke_preset_comes_nearer_to_its_teacher(smoke_run: Callable[[str], Path]) -> None:
+    run = smoke_run("distillation.lm.train")
+    first, last = (line["unseen_kl_teacher_student"] for line in metrics(run))
     assert last < first < 6.4  # where the student starts, on these blocks: 6.5 to 7
-    assert (tmp_path / "run" / "pictures" / "curves.png").exists()
+    assert (run / "pictures" / "curves.png").exists()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,8 @@ def smoke(tmp_path_factory: pytest.TempPathFactory, processes: Processes) -> Pat
 
 
 @pytest.mark.slow
-def test_the_smoke_preset_learns(tmp_path: Path) -> None:
-    result = command("vae.train", "smoke", "--out", tmp_path / "run")
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    bounds = [line["unseen_bound"] for line in metrics(tmp_path / "run")]
+def test_the_smoke_preset_learns(smoke_run: Callable[[str], Path]) -> None:
+    bounds = [line["unseen_bound"] for line in metrics(smoke_run("vae.train"))]
     assert bounds == sorted(bounds)
     assert bounds[-1] > -200  # the mean digit as the decoder's answer scores -206.8
 
