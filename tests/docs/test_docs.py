@@ -12,6 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 import shared.kl
 from distillation.config import PRESETS as DISTILLATION
 from distillation.lm.config import PRESETS as LANGUAGE
+from rlhf import dpo, ppo, reward, rloo, sft
 from shared.checkpoint import verify_folder
 from shared.config import option, problems
 from shared.results import with_tables
@@ -60,10 +61,10 @@ def test_every_make_target_named_is_one():
 def test_every_option_named_is_one():
     kinds = [getattr(program, "Options", getattr(program, "Config", None)) for program in PROGRAMS]
     options = {option(field.name) for kind in kinds for field in fields(kind)}
-    accelerates = {"--config-file", "--num-machines", "--machine-rank", "--num-processes",
-                   "--main-process-ip", "--main-process-port", "--help"}  # fmt: skip
+    others = {"--config-file", "--num-machines", "--machine-rank", "--num-processes",
+                   "--main-process-ip", "--main-process-port", "--help", "--write"}  # fmt: skip
     named = {o.replace("_", "-") for o in re.findall(r"(?<![\w-])--[a-z][a-z_-]+", TEXT)}
-    assert named <= options | accelerates
+    assert named <= options | others
 
 
 def test_tables_are_made_of_the_committed_results():
@@ -82,6 +83,14 @@ def test_every_public_function_of_the_toolbox_is_in_its_readme():
     public = set(shared.kl.__all__)
     for stem in {n[:-1] for n in named if n.endswith("_from_*") and n != "_from_*"}:
         assert {f"{stem}probs", f"{stem}logits"} <= public, stem
+
+
+@pytest.mark.parametrize("folder", ["vae", "distillation", "distillation/lm", "rlhf", "trpo_ppo"])
+def test_every_application_is_described_in_the_same_order(folder):
+    headings = re.findall(r"^## (.+)$", (ROOT / folder / "README.md").read_text(), re.MULTILINE)
+    assert headings[:5] == [
+        "Commands", "Metrics", "Results", "How it is done, and from where", "What did not work",
+    ]  # fmt: skip
 
 
 def test_every_picture_is_there():
@@ -116,9 +125,10 @@ def test_the_same_variables_reach_the_program():
 
 @pytest.mark.parametrize(
     "presets",
-    [VAE, DISTILLATION, LANGUAGE, control_presets("CartPole-v1", "ppo-clip"),
-     control_presets("Hopper-v5", "trpo")],
-    ids=["vae", "distillation", "distillation.lm", "CartPole", "Hopper"],
+    [VAE, DISTILLATION, LANGUAGE, *(p.PRESETS for p in (ppo, sft, reward, dpo, rloo)),
+     control_presets("CartPole-v1", "ppo-clip"), control_presets("Hopper-v5", "trpo")],
+    ids=["vae", "distillation", "distillation.lm", "ppo", "sft", "reward", "dpo", "rloo",
+         "CartPole", "Hopper"],
 )  # fmt: skip
 def test_every_preset_is_valid(presets):
     assert {"smoke", "default", "paper"} <= set(presets)
