@@ -8,7 +8,6 @@ ratios are of one round.
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import torch
 from rlhf.bench_loops import PEER_VERSION, Clock, ours, trl_ppo, trl_rloo, write_inputs
 from rlhf.config import Config
 from shared import cli
+from shared.benchmark import NO_GPU, check_json, measure_alone
 from shared.config import Count
 from shared.environment import describe
 from shared.errors import UserError
@@ -104,22 +104,12 @@ def measure(row: Row, config: Config) -> dict[str, float]:
 
 
 def in_new_process(row: Row, options: Options) -> dict[str, float]:
-    """One measurement on one thread; importing and loading are outside its clock."""
-    given = (("iterations", options.iterations), ("model", options.model), ("data", options.data),
-             ("batch-size", options.batch_size), ("micro-batch", options.micro_batch),
-             ("completion", options.completion))  # fmt: skip
-    command = [sys.executable, "-m", "rlhf.bench", "--only", row]
-    command += [part for name, value in given for part in (f"--{name}", str(value))]
-    alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-             "HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    named = ("iterations", "model", "data", "batch_size", "micro_batch", "completion")
+    given = {name: getattr(options, name) for name in named}
+    env = NO_GPU | {"HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
     if row == PEER:
-        alone["PYTHONPATH"] = str(PEER_FOLDER)
-    child = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True)
-    if child.returncode:
-        said = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
-        raise UserError(f"{row}: {said[-1].removeprefix('rlhf.bench: error: ')}")
-    found: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
-    return found
+        env["PYTHONPATH"] = str(PEER_FOLDER)
+    return measure_alone("rlhf.bench", row, given, env)
 
 
 COLUMNS = (
@@ -176,8 +166,7 @@ def check(options: Options) -> None:
     if options.batch_size % options.micro_batch or options.micro_batch % 4:
         raise UserError(f"--micro-batch {options.micro_batch}: must divide --batch-size "
                         f"{options.batch_size} and be a multiple of 4")  # fmt: skip
-    if options.json and not Path(options.json).parent.is_dir():
-        raise UserError(f"--json {options.json}: {Path(options.json).parent} is no folder")
+    check_json(options.json)
     if not options.only and not (PEER_FOLDER / "trl").is_dir():
         raise UserError(f"{PEER_FOLDER}: TRL {PEER_VERSION} is not there; `make bench-rlhf` puts "
                         f"it there")  # fmt: skip

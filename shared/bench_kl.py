@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from shared import cli
 from shared.bench_kl_methods import HEADS, LIGER, LOGITS, METHODS, SCALES, precision
+from shared.benchmark import NO_GPU, measure_alone
 from shared.config import Count
 from shared.environment import describe
 from shared.errors import UserError
@@ -110,19 +110,10 @@ def _cuda(method: str, tensors: Sequence[Tensor]) -> tuple[float, float]:
 
 def in_new_process(method: str, options: Options) -> dict[str, float]:
     """One measurement; on CPUs, on one thread."""
-    command = [sys.executable, "-m", "shared.bench_kl", "--only", method]
-    for name, value in asdict(replace(options, only="", results="", smoke=False)).items():
-        if value not in ("", False):
-            command += [f"--{name.replace('_', '-')}", str(value)]
-    alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    if options.device == "cpu":
-        alone["CUDA_VISIBLE_DEVICES"] = ""
-    child = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True)
-    if child.returncode:
-        said = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
-        raise UserError(f"{method}: {said[-1].removeprefix('shared.bench_kl: error: ')}")
-    measured: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
-    return measured
+    given = asdict(replace(options, only="", results="", smoke=False))
+    given = {name: value for name, value in given.items() if value not in ("", False)}
+    env = NO_GPU if options.device == "cpu" else {}
+    return measure_alone("shared.bench_kl", method, given, env)
 
 
 Columns = tuple[tuple[str, str, str], ...]

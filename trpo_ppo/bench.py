@@ -8,7 +8,6 @@ one round. Rows of one group have the same environment, sizes and hyperparameter
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from shared import cli
+from shared.benchmark import check_json, measure_alone
 from shared.config import Count
 from shared.environment import describe
 from shared.errors import UserError
@@ -41,15 +41,7 @@ class Options:
 
 
 def in_new_process(row: str, steps: int) -> float:
-    """One measurement on one thread; importing and setting up are outside its clock."""
-    command = [sys.executable, "-m", "trpo_ppo.bench", "--only", row, "--steps", str(steps)]
-    alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    child = subprocess.run(
-        command, env=os.environ | alone, capture_output=True, text=True, check=False
-    )
-    if child.returncode:
-        raise UserError(f"measuring {row} failed:\n{child.stderr}")
-    return float(json.loads(child.stdout.splitlines()[-1])["steps_per_cpu_second"])
+    return measure_alone("trpo_ppo.bench", row, {"steps": steps})["steps_per_cpu_second"]
 
 
 COLUMNS = [
@@ -81,8 +73,7 @@ def main() -> None:
     require()
     if options.only and options.only not in ROWS:
         raise UserError(f"--only {options.only}: no row's name; {', '.join(ROWS)}")
-    if options.json and not Path(options.json).parent.is_dir():
-        raise UserError(f"--json {options.json}: {Path(options.json).parent} is no folder")
+    check_json(options.json)
     torch.set_num_threads(1)
     if options.only:
         print(json.dumps({"steps_per_cpu_second": measure(options.only, options.steps)}))

@@ -113,7 +113,6 @@ Undiscounted return of an episode:
 
 ```python
 from trpo_ppo.policy import Agent
-from trpo_ppo.trpo import FAILURES
 
 agent = Agent.from_pretrained("path/to/this/folder")
 ```

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from shared import cli
+from shared.benchmark import check_json, measure_alone
 from shared.config import Count
 from shared.data.mnist import load_mnist
 from shared.environment import describe
@@ -69,17 +69,8 @@ def measure(row: Row, images: int, data: str) -> dict[str, float]:
 
 
 def in_new_process(row: Row, options: Options) -> dict[str, float]:
-    """One measurement on one thread; importing and loading are outside its clock."""
-    command = [sys.executable, "-m", "vae.bench", "--only", row, "--images", str(options.images)]
-    alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    child = subprocess.run(
-        [*command, "--data", options.data], env=os.environ | alone, capture_output=True, text=True
-    )
-    if child.returncode:
-        said = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
-        raise UserError(f"{row}: {said[-1].removeprefix('vae.bench: error: ')}")
-    measured: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
-    return measured
+    given = {"images": options.images, "data": options.data}
+    return measure_alone("vae.bench", row, given)
 
 
 COLUMNS = (
@@ -122,8 +113,7 @@ def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m vae.bench"))
     if importlib.util.find_spec("pythae") is None:
         raise UserError("pythae is not installed: `make bench-vae` installs requirements-bench.txt")
-    if options.json and not Path(options.json).parent.is_dir():
-        raise UserError(f"--json {options.json}: {Path(options.json).parent} is no folder")
+    check_json(options.json)
     torch.set_num_threads(1)
     if options.only:
         print(json.dumps(measure(options.only, options.images, options.data)))

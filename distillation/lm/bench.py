@@ -9,7 +9,6 @@ figure in a process of its own, the rows in turn, round after round; ratios are 
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,9 +21,9 @@ from torch import Tensor
 
 from distillation.lm.objective import Head, chunked
 from shared import cli
+from shared.benchmark import check_json, measure_alone
 from shared.config import Count
 from shared.environment import describe
-from shared.errors import UserError
 from shared.measured import measured
 from shared.results import describe_columns, markdown, write_result
 
@@ -107,17 +106,8 @@ def measure(row: Row, options: Options) -> dict[str, float]:
 
 
 def in_new_process(row: Row, vocabulary: int, options: Options) -> dict[str, float]:
-    command = [
-        sys.executable, "-m", "distillation.lm.bench", "--only", row, "--vocabularies",
-        str(vocabulary), "--positions", str(options.positions), "--width", str(options.width),
-    ]  # fmt: skip
-    alone = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    child = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True)
-    if child.returncode:
-        said = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
-        raise UserError(f"{row}: {said[-1].removeprefix('distillation.lm.bench: error: ')}")
-    found: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
-    return found
+    given = {"vocabularies": vocabulary, "positions": options.positions, "width": options.width}
+    return measure_alone("distillation.lm.bench", row, given)
 
 
 COLUMNS = (
@@ -158,8 +148,7 @@ def summary(rounds: Sequence[Round], vocabularies: Sequence[int]) -> list[dict[s
 
 def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m distillation.lm.bench"))
-    if options.json and not Path(options.json).parent.is_dir():
-        raise UserError(f"--json {options.json}: {Path(options.json).parent} is no folder")
+    check_json(options.json)
     torch.set_num_threads(1)
     if options.only:
         print(json.dumps(measure(options.only, options)))

@@ -136,12 +136,23 @@ def test_every_preset_is_valid(presets):
         assert problems(preset) == []
 
 
-@pytest.mark.parametrize(
+PRETRAINED = pytest.mark.parametrize(
     "path", sorted(ROOT.glob("*/pretrained/*")), ids=lambda p: f"{p.parent.parent.name}-{p.name}"
 )
+
+
+@PRETRAINED
 def test_committed_weights_are_whole_and_small(path: Path):
     verify_folder(path)
     assert (path / "model.safetensors").stat().st_size <= 5 * 2**20
+
+
+@PRETRAINED
+def test_a_card_tells_how_to_load_its_weights(path: Path):
+    code = re.search(r"```python\n(.*?)```", (path / "README.md").read_text(), re.DOTALL)
+    assert code
+    assert "path/to/this/folder" in code[1]
+    exec(code[1].replace("path/to/this/folder", str(path)), {})
 
 
 def test_some_weights_are_committed():
