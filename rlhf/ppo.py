@@ -23,7 +23,7 @@ from shared.distributed import global_sum, world_size
 from shared.errors import UserError
 from shared.kl import AdaptiveKL, chunked_kl, kl_early_stop, log_ratio_estimator
 from shared.language_model import load_causal, locate
-from shared.launch import on_main, start
+from shared.launch import need_whole_weights, on_main, start
 from shared.optim import set_rates
 from shared.run import Run
 from shared.seeding import NOISE, PERMUTATION, generator
@@ -143,6 +143,7 @@ def update(
 def train(preset: str, config: Config) -> None:
     """The whole of training, from prompts to the run folder's summary."""
     accelerator = start(config)
+    need_whole_weights(accelerator, "rlhf.ppo: samples from")
     device = accelerator.device
     if config.batch_size < world_size():
         raise UserError(f"--batch-size {config.batch_size}: is less than a completion for each of "

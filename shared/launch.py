@@ -29,6 +29,12 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
+def need_whole_weights(accelerator: Accelerator, what: str) -> None:
+    """UserError where FSDP or DeepSpeed spread the weights; ``what`` says who needs them whole."""
+    if is_sharded(accelerator):
+        raise UserError(f"{what} whole weights, which FSDP and DeepSpeed spread over processes")
+
+
 def keep_freed_memory() -> None:
     """Have glibc's malloc keep large blocks that were freed for the next ones.
 
@@ -40,12 +46,15 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def start(config: RunConfig) -> Accelerator:
+def start(config: RunConfig, cpu: bool = False) -> Accelerator:
     """An Accelerator for however this process was launched, seeded alike on every process.
 
     Alike, so that all build the same initial model; noise of the steps comes from
     :mod:`shared.seeding`. Denormals are flushed to zero: the optimisers' averages for pixels that
     are always black decay into them and cost a CPU ten times the time.
+
+    Args:
+        cpu: stay on CPUs, with gloo between processes, whatever else the machine has.
 
     Raises:
         UserError: a tracker's package is missing, the Hub repository's name is none, or not so many
@@ -60,6 +69,7 @@ def start(config: RunConfig) -> Accelerator:
     torch.set_flush_denormal(True)
     keep_freed_memory()
     accelerator = Accelerator(
+        cpu=cpu,
         mixed_precision=config.mixed_precision,
         log_with=list(config.trackers) or None,
         project_config=ProjectConfiguration(logging_dir=""),  # the run's folder, once it is there

@@ -114,7 +114,7 @@ def trpo_update(
 
 def train(preset: str, config: Config) -> None:
     """The whole of training, from environments to the run folder's summary."""
-    accelerator = start(config)
+    accelerator = start(config, cpu=True)
     N, T = config.num_envs, config.rollout  # noqa: N806
     if N % world_size():
         raise UserError(f"--num-envs {N}: must be divisible by the {world_size()} processes")

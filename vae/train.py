@@ -6,8 +6,7 @@ from torch import Tensor
 from shared import cli
 from shared.data.splits import split
 from shared.distributed import global_rows, global_sum, own_rows, world_size
-from shared.errors import UserError
-from shared.launch import is_sharded, start
+from shared.launch import need_whole_weights, start
 from shared.optim import muon_and_adam, set_rates, warmup_cosine
 from shared.run import Run
 from shared.seeding import NOISE, generator, permutation
@@ -54,8 +53,8 @@ def train(preset: str, config: Config) -> None:
     architecture = {name: getattr(config, name) for name in ARCHITECTURE}
     model = build(config.objective, **architecture).to(device)
     model.start_at(data.images.float().mean(0) / 255)
-    if config.optimizer == "muon" and is_sharded(accelerator):
-        raise UserError("--optimizer muon: takes whole matrices; FSDP and DeepSpeed need adam")
+    if config.optimizer == "muon":
+        need_whole_weights(accelerator, "--optimizer muon: takes")
     orthogonal = hidden_matrices(model) if config.optimizer == "muon" else []
     optimizers = muon_and_adam(model, orthogonal, config.muon_lr, config.lr)
     evaluated = build(config.objective, **architecture).to(device)

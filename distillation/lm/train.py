@@ -21,7 +21,7 @@ from shared.batches import micro_batches, stream
 from shared.distributed import global_sum, world_size
 from shared.errors import UserError
 from shared.language_model import locate
-from shared.launch import is_sharded, on_main, start
+from shared.launch import need_whole_weights, on_main, start
 from shared.optim import muon_and_adam, set_rates, warmup_cosine
 from shared.run import Run
 
@@ -50,10 +50,10 @@ def train(preset: str, config: Config) -> None:
     student = start_student(config.student, config.layers, teacher, Path(config.data)).to(device)
     if config.logits == "topk" and config.topk > teacher.vocabulary:
         raise UserError(f"--topk {config.topk}: the vocabulary has {teacher.vocabulary} tokens")
-    if config.optimizer == "muon" and is_sharded(accelerator):
-        raise UserError("--optimizer muon: takes whole matrices; FSDP and DeepSpeed need adam")
-    if config.on_policy and is_sharded(accelerator):
-        raise UserError("--on-policy: samples from whole weights, which FSDP and DeepSpeed spread")
+    if config.optimizer == "muon":
+        need_whole_weights(accelerator, "--optimizer muon: takes")
+    if config.on_policy:
+        need_whole_weights(accelerator, "--on-policy: samples from")
     orthogonal = hidden_matrices(student) if config.optimizer == "muon" else []
     trained = trainable(student, config.train_embeddings)
     optimizers = muon_and_adam(trained, orthogonal, config.muon_lr, config.lr)

@@ -205,6 +205,11 @@ def test_options(case: str, there: list[str], tmp_path: Path, processes: Process
     assert not (tmp_path / "run").exists()
 
 
+def test_fsdp(there: list[str], tmp_path: Path, processes: Processes) -> None:
+    result = train(processes, *TINY, *there, "--out", tmp_path / "run", ranks=2, fault="fsdp")
+    refused(result, "rlhf.ppo: samples from whole weights, which FSDP")
+
+
 def test_a_reward_that_is_no_number(there: list[str], tmp_path: Path, processes: Processes) -> None:
     argv = [*TINY, *there, "--reward", f"{__name__}:broken", "--out", tmp_path / "run"]
     refused(train(processes, *argv), "broken", "nan")
