@@ -2,6 +2,9 @@
 
 A result file is JSON with ``columns`` (key, title, format of each) and ``rows`` (dicts). Between
 ``<!-- table FILE -->`` and ``<!-- /table -->`` a README holds its table and nothing else.
+
+A text in ``rows`` may quote other result files: ``{FILE|task=Hopper-v5,n=3|environment.cores|d}``
+is a value of the one row for which this holds, in this format.
 """
 
 import json
@@ -16,6 +19,7 @@ from shared.errors import UserError
 from shared.folder import write_json
 
 _TABLE = re.compile(r"(<!-- table (\S+) -->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+_QUOTE = re.compile(r"\{([^{}|]+)\|([^{}|]+)\|([^{}|]+)\|([^{}|]*)\}")
 
 
 def write_result(
@@ -54,15 +58,41 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def with_quotes(text: str, root: Path) -> str:
+    """``text`` with the values that it quotes from result files below ``root``.
+
+    Raises:
+        ValueError: not one row is as the quotation says.
+        KeyError: the row has no such value.
+        OSError: no such file.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        file, wanted, path, form = match.groups()
+        conditions = [condition.partition("=") for condition in wanted.split(",")]
+        result = json.loads((root / file).read_text())
+        rows = [r for r in result["rows"] if all(str(r.get(k)) == v for k, _, v in conditions)]
+        if len(rows) != 1:
+            raise ValueError(f"{file}: {len(rows)} rows with {wanted}")
+        found: Any = result | rows[0]
+        for key in path.split("."):
+            found = found[key]
+        return format(found, form)
+
+    return _QUOTE.sub(value, text)
+
+
 def with_tables(text: str, root: Path) -> str:
     """``text`` with every table written anew from its result file."""
 
     def table(match: re.Match[str]) -> str:
         path = root / match[2]
         try:
-            return match[1] + markdown(json.loads(path.read_text())) + match[4]
+            filled = with_quotes(markdown(json.loads(path.read_text())), root)
+            return match[1] + filled + match[4]
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path}: no result file a table can be made of ({error!r})") from error
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(f"{path}: no result file a table can be made of ({what})") from error
 
     return _TABLE.sub(table, text)
 
