@@ -2,10 +2,13 @@
 
 ``python -m trpo_ppo.peers`` trains one and plays it in our evaluator: what ``trpo_ppo.compare``
 is made of. What a peer does its own way stays so: PPO standardises advantages per minibatch, TRPO
-bounds KL(new || old) and does not clip the critic's gradient.
+bounds KL(new || old) and does not clip the critic's gradient. TRPO also takes the mean of the KL
+over a Gaussian's dimensions where the KL is their sum; it is given --delta and --damping divided by
+their number, which is the same constraint.
 """
 
 import importlib.util
+import math
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -76,10 +79,11 @@ def build(config: Config) -> tuple[Any, Any]:
         "device": "cpu", "seed": config.seed,
     }  # fmt: skip
     if config.algo == "trpo":
+        dimensions = math.prod(envs.action_space.shape)  # 1 for choices
         model: Any = TRPO(
-            "MlpPolicy", envs, target_kl=config.delta, cg_max_steps=config.cg_iterations,
-            cg_damping=config.damping, n_critic_updates=config.epochs,
-            line_search_max_iter=config.backtracks, **same,
+            "MlpPolicy", envs, target_kl=config.delta / dimensions,
+            cg_max_steps=config.cg_iterations, cg_damping=config.damping / dimensions,
+            n_critic_updates=config.epochs, line_search_max_iter=config.backtracks, **same,
         )  # fmt: skip
     else:
         model = PPO(

@@ -1,8 +1,10 @@
 """A film of one episode, without a display: GIF or MP4."""
 
+import math
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from shared.errors import UserError
@@ -11,8 +13,8 @@ from trpo_ppo.envs import make, to_action
 from trpo_ppo.policy import Agent
 
 WIDTH = 240  # pixels of a frame: at least this, less than twice as many
-LONGEST = 12.0  # seconds of a film
-FRAMES = 120  # of a film, at most
+LONGEST = 4.0  # seconds of a film
+FRAMES = 90  # of a film, at most
 
 
 def film(agent: Agent, name: str, path: Path, seed: int) -> int:
@@ -40,6 +42,7 @@ def _frames(agent: Agent, name: str, path: Path, seed: int) -> tuple[list[Any], 
         env = make(name, render_mode="rgb_array")
         key = (seed, EVALUATION, 1)
         observation, _ = env.reset(seed=int(np.random.SeedSequence(key).generate_state(1)[0]))
+        _follow(env)
         first = env.render()
     except UserError:
         raise
@@ -50,7 +53,7 @@ def _frames(agent: Agent, name: str, path: Path, seed: int) -> tuple[list[Any], 
         ) from error
     actor = agent.actor_arrays()
     rate = float(env.metadata.get("render_fps", 30))
-    every = max(1, round(rate * LONGEST / FRAMES))
+    every = math.ceil(rate * LONGEST / FRAMES)
     frames, over, t = [_small(first)], False, 0
     while not over and t < rate * LONGEST:
         action = actor.best(actor.normalised(observation[None]))[0].astype(np.float32)
@@ -60,6 +63,16 @@ def _frames(agent: Agent, name: str, path: Path, seed: int) -> tuple[list[Any], 
             frames.append(_small(env.render()))
     env.close()
     return frames, rate / every
+
+
+def _follow(env: gym.Env[Any, Any]) -> None:
+    """MuJoCo's camera that goes with the body, where there is one; Gymnasium's stands still."""
+    if renderer := getattr(env.unwrapped, "mujoco_renderer", None):
+        import mujoco
+
+        renderer.camera_id = mujoco.mj_name2id(
+            renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track"
+        )  # -1: none
 
 
 def _small(frame: object) -> Any:

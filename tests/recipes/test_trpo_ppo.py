@@ -180,6 +180,17 @@ def test_the_run_folder_and_the_film(tmp_path: Path, programs: Programs) -> None
     refused(resumed, "--clip is 0.2")
 
 
+def test_the_camera_goes_with_the_body(tmp_path: Path, programs: Programs) -> None:
+    film = tmp_path / "film.gif"
+    argv = ["--model", "trpo_ppo/pretrained/halfcheetah", "--episodes", 1, "--video", film]
+    assert programs(*argv, program="trpo_ppo.evaluate").code == 0
+    frames = np.stack(imageio.mimread(film))[..., :3].astype(int)
+    assert len(frames) > 60  # equal ones would be held once
+    red, green, blue = frames[..., 0], frames[..., 1], frames[..., 2]
+    skin = (red > green + 20) & (green > blue + 20)
+    assert (skin.mean((1, 2)) > 0.01).all()
+
+
 BAD = {
     "environment": (["--env", "Hoper-v5"], ["--env Hoper-v5", "did you mean Hopper-v5"]),
     "kind": (["--env", "FrozenLake-v1"], ["--env FrozenLake-v1", "must be a vector"]),
