@@ -63,7 +63,9 @@ def build(config: Config) -> tuple[Any, Any]:
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
-    make(config.env).close()  # silences MuJoCo, which would write a log here
+    env = make(config.env)  # silences MuJoCo, which would write a log here
+    dimensions = math.prod(env.action_space.shape or ())  # 1 for choices
+    env.close()
     envs: Any = make_vec_env(config.env, config.num_envs)
     if config.normalise:
         envs = VecNormalize(envs, gamma=config.gamma)
@@ -79,7 +81,6 @@ def build(config: Config) -> tuple[Any, Any]:
         "device": "cpu", "seed": config.seed,
     }  # fmt: skip
     if config.algo == "trpo":
-        dimensions = math.prod(envs.action_space.shape)  # 1 for choices
         model: Any = TRPO(
             "MlpPolicy", envs, target_kl=config.delta / dimensions,
             cg_max_steps=config.cg_iterations, cg_damping=config.damping / dimensions,

@@ -71,6 +71,7 @@ def test_the_peers_learning_rate_is_ours_in_every_rollout(
 
 
 def test_the_peers_trust_region_is_ours(monkeypatch: pytest.MonkeyPatch):
+    """In units of theirs: a mean over the six dimensions where our KL is the sum."""
     calls = stand_ins(monkeypatch)
     build(presets("HalfCheetah-v5", "trpo")["default"])
     given = dict(calls)["TRPO"]
