@@ -75,11 +75,11 @@ def test_the_peers_trust_region_is_ours(monkeypatch: pytest.MonkeyPatch):
     calls = stand_ins(monkeypatch)
     build(presets("HalfCheetah-v5", "trpo")["default"])
     given = dict(calls)["TRPO"]
-    assert {name: given[name] for name in ("target_kl", "cg_damping", "n_critic_updates",
-                                           "batch_size", "n_steps", "learning_rate")} == pytest.approx({
+    expected = {
         "target_kl": 0.04, "cg_damping": 0.1, "n_critic_updates": 20, "batch_size": 128,
         "n_steps": 1024, "learning_rate": 1e-3,
-    })  # fmt: skip
+    }  # fmt: skip
+    assert {name: given[name] for name in expected} == pytest.approx(expected)
 
 
 def test_without_the_peers_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
