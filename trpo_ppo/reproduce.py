@@ -1,8 +1,8 @@
 """The PPO paper's Table 1 on MuJoCo v5, with TRPO beside it: ``python -m trpo_ppo.reproduce``.
 
-Seven tasks, six constraints, some seeds. Runs that are finished are kept, one that was cut off is
-resumed, so that the command can be stopped and called again. A run of a million steps takes five to
-eight minutes of one core; --jobs of them are trained at a time.
+Seven tasks, the paper's constraints and TRPO's, some seeds. Runs that are finished are kept, one
+that was cut off is resumed, so that the command can be stopped and called again. A run of a million
+steps takes five to eight minutes of one core; --jobs of them are trained at a time.
 """
 
 import json
@@ -35,7 +35,8 @@ VARIANTS: dict[str, tuple[str, str, float | None]] = {
     "adaptive": ("adaptive KL, target 0.01", "paper --algo ppo-kl-adaptive --delta 0.01", 0.74),
     "fixed1": ("fixed KL, beta = 1", "paper --algo ppo-kl --beta 1", 0.71),
     "fixed3": ("fixed KL, beta = 3", "paper --algo ppo-kl --beta 3", 0.72),
-    "trpo": ("TRPO, delta = 0.01", "default --algo trpo --delta 0.01", None),
+    "trpo": ("TRPO, delta = 0.01", "paper --algo trpo --delta 0.01", None),
+    "trpo-zoo": ("TRPO, rl-baselines3-zoo's delta", "default --algo trpo", None),
 }
 RANDOM_EPISODES = 100
 
