@@ -57,9 +57,9 @@ def curves(records: Sequence[dict[str, Any]], config: Config, path: Path) -> Non
              label=f"share of ratios off 1 by more than {config.clip:g}")  # fmt: skip
     own.legend(fontsize=8)
 
-    line(critic, records, "explained_variance", color=COLOURS[0], label="explained variance")
+    line(critic, records, "explained_variance", color=COLOURS[0])
     critic.set_ylim(-0.5, 1.05)
-    critic.legend(fontsize=8, loc="lower right")
+    critic.set_ylabel("explained variance of V", color=COLOURS[0])
     entropy = critic.twinx()
     line(entropy, records, "entropy", color=COLOURS[3])
     entropy.set_ylabel("entropy, nats", color=COLOURS[3])
