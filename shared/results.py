@@ -3,7 +3,7 @@
 A result file is JSON with ``columns`` (key, title, format of each) and ``rows`` (dicts). Between
 ``<!-- table FILE -->`` and ``<!-- /table -->`` a README holds its table and nothing else.
 
-A text in ``rows`` may quote other result files: ``{FILE|task=Hopper-v5,n=3|environment.cores|d}``
+A text in ``rows`` may quote other result files: ``{FILE|task=Hopper-v5&n=3|environment/cores|d}``
 is a value of the one row for which this holds, in this format.
 """
 
@@ -69,13 +69,13 @@ def with_quotes(text: str, root: Path) -> str:
 
     def value(match: re.Match[str]) -> str:
         file, wanted, path, form = match.groups()
-        conditions = [condition.partition("=") for condition in wanted.split(",")]
+        conditions = [condition.partition("=") for condition in wanted.split("&")]
         result = json.loads((root / file).read_text())
         rows = [r for r in result["rows"] if all(str(r.get(k)) == v for k, _, v in conditions)]
         if len(rows) != 1:
             raise ValueError(f"{file}: {len(rows)} rows with {wanted}")
         found: Any = result | rows[0]
-        for key in path.split("."):
+        for key in path.split("/"):
             found = found[key]
         return format(found, form)
 

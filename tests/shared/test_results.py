@@ -41,8 +41,8 @@ def quoting(tmp_path, quotation):
 
 
 def test_a_value_is_quoted_from_another_file(tmp_path):
-    assert quoting(tmp_path, "{r.json|name=a,n=3|value|.1f}") == "at 1.2."
-    assert quoting(tmp_path, "{r.json|name=a|on.cores|d} {r.json|name=b|value|.0%}") == "at 2 200%."
+    assert quoting(tmp_path, "{r.json|name=a&n=3|value|.1f}") == "at 1.2."
+    assert quoting(tmp_path, "{r.json|name=a|on/cores|d} {r.json|name=b|value|.0%}") == "at 2 200%."
     assert quoting(tmp_path, "{r.json|name=b|system|}") == "at Linux."  # of all rows
 
 
