@@ -1,6 +1,6 @@
 """All runs behind the tables of distillation/README.md: ``python -m distillation.reproduce``.
 
-The first seed's teacher becomes the committed one, which teaches all students but two. Runs that
+The first seed's teacher becomes the committed one, which teaches all students but a few. Runs that
 are finished are kept, one that was cut off is resumed, so that the command can be stopped and
 called again.
 """
@@ -45,11 +45,13 @@ _SHIFTED = f"--teacher-logits {RUNS}/averaged.safetensors"
 _LONG = "--epochs 100 --lr 1e-3"
 _MLP = "paper --stages teacher --dropout 0.25 --input-dropout 0"
 
-# name of the runs: arguments, seeds. Names of one row differ by the seed at their end alone.
+# name of the runs: arguments, seeds. Names of one row differ by the seed at their end alone; SEED in
+# the arguments is the run's.
 ROWS: dict[str, tuple[str, Sequence[int]]] = {
     "teacher": ("default --stages teacher", SEEDS),
     "default-soft": (f"{_TAUGHT} {_SHIFTED}", SEEDS),
     "default-hard": (_ALONE, SEEDS),
+    "own-soft": (f"{_STUDENT} --teacher {RUNS}/teacher-seedSEED", SEEDS),
     "plain-soft": (f"{_TAUGHT} {_CLEAN}", SEEDS),
     "plain-hard": (f"{_ALONE} {_SHORT}", SEEDS),
     "without-3": (f"{_TAUGHT} {_SHORT} --targets clean --transfer 012456789", SEEDS),
@@ -76,7 +78,7 @@ ROWS |= {
 }
 
 COMMANDS = {
-    f"{name}-seed{seed}": f"{arguments} --seed {seed}"
+    f"{name}-seed{seed}": f"{arguments} --seed SEED".replace("SEED", str(seed))
     for name, (arguments, seeds) in ROWS.items()
     for seed in seeds
 }

@@ -48,6 +48,7 @@ def headline(read: Read) -> Iterator[dict[str, Any]]:
         ("mlp-soft", "student 800-800, distilled from the MLP", 74),
         ("default-hard", "student alone, jittered (`make distill`)", None),
         ("default-soft", "student distilled, jittered (`make distill`)", None),
+        ("own-soft", "the same, each by the teacher of its own seed", None),
         ("long-hard", "student alone, jittered, 100 epochs at 1e-3", None),
         ("long-soft", "student distilled, jittered, 100 epochs at 1e-3", None),
         ("self-teacher", "800-800 alone, the teacher of the next", None),
