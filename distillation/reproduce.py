@@ -45,8 +45,8 @@ _SHIFTED = f"--teacher-logits {RUNS}/averaged.safetensors"
 _LONG = "--epochs 100 --lr 1e-3"
 _MLP = "paper --stages teacher --dropout 0.25 --input-dropout 0"
 
-# name of the runs: arguments, seeds. Names of one row differ by the seed at their end alone; SEED in
-# the arguments is the run's.
+# name of the runs: arguments, seeds. Names of one row differ by the seed at their end alone, which
+# also stands for SEED in the arguments.
 ROWS: dict[str, tuple[str, Sequence[int]]] = {
     "teacher": ("default --stages teacher", SEEDS),
     "default-soft": (f"{_TAUGHT} {_SHIFTED}", SEEDS),
