@@ -26,7 +26,7 @@ from tests.helpers import (
 ALGORITHMS = ["ppo-clip", "ppo-kl", "ppo-kl-adaptive", "trpo"]
 SMALL = ["smoke", "--env", "Hopper-v5", "--steps", "1024", "--num-envs", "4", "--rollout", "64",
          "--minibatch", "32", "--checkpoint-every", "3", "--keep", "9", "--width", "16",
-         "--evaluation-episodes", "1"]  # fmt: skip
+         "--evaluation-episodes", "1", "--delta", "0.01"]  # fmt: skip
 
 
 PROGRAMS = ("trpo_ppo.train", "trpo_ppo.evaluate")
