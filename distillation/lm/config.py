@@ -39,7 +39,7 @@ class Config(RunConfig):
     files, or a data set of the Hub with a column `text`. Every tenth document is held out."""
     completions: Literal["text", "teacher"] = "text"
     """What follows the prompt of --prompt tokens in training: the text itself, or a continuation
-    sampled once from the teacher."""
+    sampled once from the teacher, of the blocks that the run will get to."""
     on_policy: Share = 0.0
     """Share of the steps whose completions are sampled from the student as it is (Agarwal et al.
     2024, lambda)."""

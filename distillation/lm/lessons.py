@@ -21,6 +21,7 @@ from distillation.lm.data import (
     text_blocks,
 )
 from distillation.lm.objective import Head, TopK
+from shared.batches import stream
 from shared.data.text import load_documents
 from shared.distributed import global_rows, own_rows
 from shared.language_model import LanguageModel
@@ -87,8 +88,11 @@ def read_blocks(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[Blo
     documents, unseen_documents = split_documents(load_documents(config.text, Path(config.data)))
     blocks = text_blocks(documents, tokenizer, config.length, config.prompt)
     unseen = text_blocks(unseen_documents, tokenizer, config.length)
-    size = config.train_blocks or len(blocks.tokens)
-    return spread(blocks, size), spread(unseen, config.evaluation_blocks)
+    blocks = spread(blocks, config.train_blocks or len(blocks.tokens))
+    if config.completions == "teacher":  # writes only the texts that the run gets to
+        taken = stream(len(blocks.tokens), config.seed, 0, config.epochs * config.epoch_blocks)
+        blocks = blocks.at(taken.unique())
+    return blocks, spread(unseen, config.evaluation_blocks)
 
 
 def prepare(
@@ -122,10 +126,9 @@ def _teachers_texts(lessons: Lessons, run: Run) -> Blocks:
     expected = asking.fingerprint(lessons.teacher, prompts, **about)
 
     def make() -> dict[str, Tensor]:
-        run.say(f"the teacher writes {len(prompts):,} texts ...")
-        new = config.length + 1 - config.prompt
+        new, key = config.length + 1 - config.prompt, (config.seed, EVALUATION)
         with lessons.accelerator.autocast():
-            texts = asking.write_texts(lessons.teacher, prompts, new, config.seed, EVALUATION)
+            texts = asking.write_texts(lessons.teacher, prompts, new, *key, say=run.say)
         return {"texts": texts.int().cpu()}
 
     path = Path(config.data) / f"distill-lm-texts-{expected[:12]}.safetensors"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from shared.language_model import LanguageModel
 from shared.seeding import generator
 
 PER_PASS = 16  # blocks in a forward pass outside training
+TEXTS_PER_PASS = 64  # written side by side
 
 
 def _stop_if_asked() -> None:
@@ -68,13 +70,18 @@ def look_up(table: dict[str, Tensor], rows: Tensor, weight: Tensor) -> Head | To
     return TopK(table["log_p"][rows], table["tokens"][rows].long())
 
 
-def write_texts(model: LanguageModel, prompts: Tensor, new: int, *key: int) -> Tensor:
+def write_texts(
+    model: LanguageModel, prompts: Tensor, new: int, *key: int, say: Callable[[str], None]
+) -> Tensor:
     """Prompts [n, p] -> [n, p + new] with tokens sampled from the model, the same for a key."""
-    parts = []
-    for number, part in enumerate(prompts.split(PER_PASS)):
+    parts, started = [], time.monotonic()
+    say(f"the teacher writes {len(prompts):,} texts ...")
+    for number, part in enumerate(prompts.split(TEXTS_PER_PASS)):
         _stop_if_asked()
         uniforms = torch.rand(len(part), new, generator=generator("cpu", *key, number))
         parts.append(model.complete(part, uniforms.to(part.device)))
+        written = number * TEXTS_PER_PASS + len(part)
+        say(f"... {written:,} written after {time.monotonic() - started:.0f} s")
     return torch.cat(parts)
 
 

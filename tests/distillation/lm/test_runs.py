@@ -128,6 +128,20 @@ def test_accumulated_equals_one_big_batch(
     assert_nearly_same_run(tmp_path / "1", tmp_path / "5")
 
 
+def test_the_teacher_writes_only_what_the_run_gets_to(
+    there: list[str], tmp_path: Path, processes: Processes
+) -> None:
+    """7 of the 18 blocks in the first of two epochs and 7 more in the second, from one file."""
+    data = tmp_path / "data"
+    argv = [*TINY, *there, *CASES["teacher"], "--data", data, "--epoch-blocks", "7"]
+    told = [train(processes, *argv, "--out", tmp_path / name).out for name in ("first", "second")]
+    assert ["the teacher writes 14 texts" in out for out in told] == [True, False]
+    (file,) = data.glob("distill-lm-texts-*")
+    assert load_file(file)["texts"].shape == (14, 9)
+    assert "data     14 blocks" in told[0]
+    assert_same_run(tmp_path / "first", tmp_path / "second")
+
+
 def test_cached_equals_live(
     whole: Path, there: list[str], tmp_path: Path, processes: Processes
 ) -> None:
