@@ -4,7 +4,6 @@ A fifth of the prompts is held out. Which ones is a function of the prompt alone
 is held out of one data set is held out of every other, and of the pairs the reward model learns.
 """
 
-import csv
 import hashlib
 import json
 import reprlib
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.openings import openings
-from shared.errors import UserError
+from rlhf.rows import Row, read_rows
+from shared.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 HELD_OUT = 5  # one prompt in so many
 OPENING = (2, 8)  # tokens of a text that become a prompt, from and to (Rafailov et al. 2023)
 PREFERENCES = Path(__file__).parent / "data" / "preferences.jsonl"
-_KINDS = (".jsonl", ".json", ".csv", ".parquet")
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def _encode(
             text = apply_chat_template({"prompt": prompt}, tokenizer)["prompt"]
         except Exception as error:  # templates are programs: Jinja's errors, ValueError, KeyError
             raise UserError(
-                f"{where}: the chat template refuses this conversation ({_first_line(error)})"
+                f"{where}: the chat template refuses this conversation ({first_line(error)})"
             ) from error
         tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     if not tokens:
@@ -215,60 +213,3 @@ def _is_conversation(value: Any) -> bool:
 def _none_in_this_part(what: str, count: int, held_out: bool) -> str:
     part = "held out" if held_out else "left to train on"
     return f"{what}: of its {count} rows none is {part}; one prompt in {HELD_OUT} is held out"
-
-
-def read_rows(what: str, source: str) -> list[Row]:
-    """The rows of a file or of a Hub data set's training split."""
-    path = Path(source)
-    if not path.is_file():
-        rows = _from_hub(what, source, looks_like_a_file=path.suffix in _KINDS or path.exists())
-    else:
-        try:
-            rows = _from_file(path)
-        except Exception as error:  # JSON, UTF-8, CSV and Parquet each raise their own
-            raise UserError(f"{what}: cannot be read ({_first_line(error)})") from error
-    if not rows:
-        raise UserError(f"{what}: holds no rows")
-    return rows
-
-
-def _from_file(path: Path) -> list[Row]:
-    if path.suffix == ".csv":
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        if any(None in row for row in rows):
-            raise ValueError("a row has more cells than the header")
-        return rows
-    if path.suffix == ".parquet":
-        from pyarrow import parquet  # type: ignore[import-untyped]
-
-        found: list[Row] = parquet.read_table(path).to_pylist()
-        return found
-    if path.suffix not in _KINDS:
-        raise ValueError(f"its name ends in none of {', '.join(_KINDS)}")
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".json":
-        rows = json.loads(text)
-    else:
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("its rows are no JSON objects")
-    return rows
-
-
-def _from_hub(what: str, name: str, looks_like_a_file: bool) -> list[Row]:
-    if looks_like_a_file:
-        raise UserError(f"{what}: is no file of the kind {', '.join(_KINDS)} that is there")
-    from datasets import load_dataset
-
-    try:
-        return list(load_dataset(name, split="train"))
-    except Exception as error:  # the Hub, its HTTP client and the network each raise their own
-        raise UserError(
-            f"{what}: is no file, and the Hub gives no data set under this name "
-            f"({_first_line(error)})"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

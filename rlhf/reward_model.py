@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from shared.errors import UserError
+from shared.errors import UserError, first_line
 from shared.language_model import locate
 
 
@@ -106,7 +106,7 @@ def load_reward_model(what: str, source: str, root: Path) -> RewardModel:
     except UserError:
         raise
     except Exception as error:  # the Hub, its HTTP client, transformers, PEFT raise their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         problem = "cannot be read as a reward model" if Path(source).is_dir() else (
             "is no folder, and the Hub gives no model under this name"
         )  # fmt: skip

@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf import pictures
 from rlhf.policy import Policy
-from rlhf.prompts import is_held_out, read_preferences, read_prompts, read_rows
+from rlhf.prompts import is_held_out, read_preferences, read_prompts
 from rlhf.report import leave
+from rlhf.rows import read_rows
 from rlhf.task import Task
 from rlhf.trl_runs import TrainerConfig, adapter, common, first, third_party, train_with
 from shared import cli

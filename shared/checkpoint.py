@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from shared.errors import UserError, full_disk_is_a_user_error
+from shared.errors import UserError, first_line, full_disk_is_a_user_error
 
 MANIFEST = "manifest.json"
 
@@ -140,7 +140,7 @@ def load_training_state(path: Path) -> tuple[dict[str, Any], Any, dict[str, Any]
         file = path / "model.safetensors"
         return load_file(file), optimizers, progress
     except (OSError, ValueError, TypeError, RuntimeError, EOFError, SafetensorError) as error:
-        raise UserError(f"{file}: cannot be read ({_first_line(error)})") from error
+        raise UserError(f"{file}: cannot be read ({first_line(error)})") from error
     except pickle.UnpicklingError as error:
         raise UserError(f"{file}: refused, it holds more than tensors and numbers") from error
 
@@ -164,7 +164,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         return load_file(folder / "model.safetensors"), json.loads(about.read_text())
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be read as a model ({_first_line(error)})") from error
+        raise UserError(f"{folder}: cannot be read as a model ({first_line(error)})") from error
 
 
 def newest_complete(folder: Path) -> Path | None:
@@ -182,10 +182,6 @@ def prune(folder: Path, keep: int) -> None:
     complete = sorted(p for p in folder.glob("step-*") if is_complete(p))
     for path in [*complete[:-keep], *folder.glob(".tmp-*")]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _sha256(path: Path) -> str:

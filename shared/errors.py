@@ -21,6 +21,11 @@ class Interrupted(Exception):
         self.exit_code = 128 + signum
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, for a message of one line; its name if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def full_disk_is_a_user_error(what: Path) -> Iterator[None]:
     """Turn "no space left" (from the OS or from safetensors) into one line that names ``what``."""

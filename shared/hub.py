@@ -6,7 +6,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from shared.errors import UserError
+from shared.errors import UserError, first_line
 
 
 def check_repository(name: str) -> None:
@@ -18,7 +18,7 @@ def check_repository(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise UserError(f"--push-to-hub {name}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--push-to-hub {name}: {first_line(error)}") from error
 
 
 def push(folder: Path, repository: str) -> str:
@@ -32,7 +32,7 @@ def push(folder: Path, repository: str) -> str:
         url = api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder)
     except Exception as error:  # the Hub, its HTTP client and the network each raise their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f"--push-to-hub {repository}: not uploaded ({reason}); the model is safe in {folder}"
         ) from error

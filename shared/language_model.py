@@ -21,7 +21,7 @@ from transformers import (
 from transformers.utils import logging
 
 from shared.data.smollm2 import fetch_smollm2
-from shared.errors import UserError
+from shared.errors import UserError, first_line
 
 logging.disable_progress_bar()  # of loading weights
 constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers report what is trained to the Hub
@@ -55,7 +55,7 @@ def load_causal(
                 source, dtype=torch.float32, use_safetensors=True
             )
     except Exception as error:  # the Hub, its HTTP client, transformers each raise their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         what = "cannot be read" if Path(source).is_dir() else (
             "is no folder, and the Hub gives no model under this name"
         )  # fmt: skip

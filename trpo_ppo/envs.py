@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from shared.errors import UserError
+from shared.errors import UserError, first_line
 from trpo_ppo.network import Array
 
 ENVIRONMENT = 3  # a stream of shared.seeding: seeds of episodes
@@ -63,12 +63,12 @@ def make(name: str, **options: Any) -> gym.Env[Any, Any]:
             return gym.make(name, disable_env_checker=True, **options)
     except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv, gym.error.Error) as error:
         if isinstance(error, gym.error.DependencyNotInstalled):
-            raise UserError(f"--env {name}: {_first_line(error)}") from error
+            raise UserError(f"--env {name}: {first_line(error)}") from error
         close = difflib.get_close_matches(name, list(gym.registry), n=1, cutoff=0.4)
         hint = f", did you mean {close[0]}?" if close else ""
         raise UserError(f"--env {name}: Gymnasium has no such environment{hint}") from error
     except ImportError as error:
-        raise UserError(f"--env {name}: {_first_line(error)}; `make setup` installs it") from error
+        raise UserError(f"--env {name}: {first_line(error)}; `make setup` installs it") from error
 
 
 def interface(env: gym.Env[Any, Any], name: str) -> Interface:
@@ -180,7 +180,3 @@ class Columns(NamedTuple):
 def columns(time: int, environments: int) -> Columns:
     shape = (time, environments)
     return Columns(np.zeros(shape), np.zeros(shape), np.zeros(shape, bool), np.zeros(shape, bool))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

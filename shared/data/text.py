@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from shared.data.brown import load_brown
-from shared.errors import UserError
+from shared.errors import UserError, first_line
 
 
 def load_documents(source: str, root: Path) -> list[str]:
@@ -41,7 +41,7 @@ def _from_hub(name: str) -> list[str]:
     try:
         return list(load_dataset(name, split="train")["text"])
     except Exception as error:  # the Hub, its HTTP client and the network each raise their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(
             f"--text {name}: is no file and no folder, and the Hub gives no data set with a "
             f"column text under this name ({reason})"
