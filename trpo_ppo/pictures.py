@@ -1,6 +1,6 @@
-"""Pictures of a run: the learning curve, and how far every update moved the policy."""
+"""Pictures: learning curve and KL trace of a run; constraints by score and by KL of an update."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,4 +67,31 @@ def curves(records: Sequence[dict[str, Any]], config: Config, path: Path) -> Non
         axes.set_xlabel("environment steps")
     for axes in (score, kl, own, critic):
         axes.spines["top"].set_visible(False)
+    save(figure, path)
+
+
+def constraints(
+    rows: Sequence[dict[str, Any]], runs: Mapping[str, Sequence[tuple[float, float]]], path: Path
+) -> None:
+    """Normalised score against the KL of an update: a constraint's mean large, its runs small.
+
+    Args:
+        rows: of Table 1.
+        runs: by what a row is called, (mean KL of its updates, normalised score) of every run.
+    """
+    figure = Figure(figsize=(8.5, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for number, row in enumerate(rows):
+        colour, marker = f"C{number}", "osD^vPX"[number % 7]
+        axes.scatter(*zip(*runs[row["what"]], strict=True), s=10, color=colour, alpha=0.35, lw=0)
+        bars = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+        axes.errorbar(row["kl"], row["value"], yerr=bars, color=colour, marker=marker, ms=8,
+                      capsize=3, label=row["what"])  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_ylim(-0.15, 1.05)
+    axes.axhline(0, lw=0.5, color="black")
+    axes.set_xlabel("KL(old ‖ new) of an update, nats per state, mean of a run's updates")
+    axes.set_ylabel("normalised score: 0 random, 1 best run of the task")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     save(figure, path)

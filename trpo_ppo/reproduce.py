@@ -20,6 +20,7 @@ from shared.errors import UserError
 from shared.folder import read_metrics
 from shared.reproduce import complete, make_all_sure, recall
 from shared.results import write_result
+from trpo_ppo import pictures
 from trpo_ppo.envs import Environments, columns
 from trpo_ppo.network import Array
 
@@ -167,6 +168,14 @@ def collect(options: Options) -> None:
             task: f"{mean:.0f} ± {sd:.0f}" if abs(mean) >= 100 else f"{mean:.1f} ± {sd:.1f}"
             for task, mean, sd in zip(TASKS, scores[name].mean(1), spread, strict=True)
         })  # fmt: skip
+    points = {
+        VARIANTS[name][0]: [
+            (run["kl"], float(score))
+            for of_task, scored in zip(runs[name], normalised[name], strict=True)
+            for run, score in zip(of_task, scored, strict=True)
+        ] for name in runs
+    }  # fmt: skip
+    pictures.constraints(rows, points, RESULTS / "table1.png")
     titles = [
         ("what", "constraint", ""), ("value", "normalised score", ".2f"),
         ("low", "95 % from", ".2f"), ("high", "to", ".2f"), ("paper", "paper, v1 tasks", ".2f"),

@@ -71,3 +71,4 @@ def test_tables_have_the_constraints_with_all_their_runs(
     assert table[0]["kl_largest"] == 0.03
     tasks = json.loads((tmp_path / "results/tasks.json").read_text())["rows"]
     assert tasks[0]["Hopper-v5"] == "400 ± 141"
+    assert (tmp_path / "results/table1.png").stat().st_size > 10_000
