@@ -83,7 +83,8 @@ def constraints(
     axes = figure.subplots()
     for number, row in enumerate(rows):
         colour, marker = f"C{number}", "osD^vPX"[number % 7]
-        axes.scatter(*zip(*runs[row["what"]], strict=True), s=10, color=colour, alpha=0.35, lw=0)
+        kls, scores = zip(*runs[row["what"]], strict=True)
+        axes.scatter(kls, scores, s=10, color=colour, alpha=0.35, lw=0)
         bars = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
         axes.errorbar(row["kl"], row["value"], yerr=bars, color=colour, marker=marker, ms=8,
                       capsize=3, label=row["what"])  # fmt: skip
