@@ -1,7 +1,7 @@
 """Options and presets of KL-penalised PPO on language models. One dial: ``--beta``."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from shared.config import Between, Count, CountOrZero, NonNegative, Positive, RunConfig
 
@@ -16,6 +16,8 @@ WRONG_IN_REWARD = {
 @dataclass(frozen=True)
 class LanguageConfig(RunConfig):
     """What every training program of rlhf/ takes: the model, its adapter and the prompts."""
+
+    METHOD: ClassVar[str]  # in the title of a card
 
     model: str = "smollm2"
     """smollm2: SmolLM2-135M-Instruct, without a Hub. Or a model folder, or a model of the Hub."""
@@ -43,6 +45,8 @@ class LanguageConfig(RunConfig):
 @dataclass(frozen=True)
 class Config(LanguageConfig):
     """Train a language model by PPO against a reward, held near the model it started from."""
+
+    METHOD = "PPO"
 
     reward: tuple[str, ...] = ("pretrained",)
     """What is maximised. pretrained: the committed reward model. gold: VADER itself. Or folders or

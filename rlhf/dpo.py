@@ -23,6 +23,8 @@ from shared.run import Run
 class Config(TrainerConfig):
     """Train a language model on preference pairs by DPO (Rafailov et al. 2023)."""
 
+    METHOD = "DPO"
+
     preferences: str = "movies"
     """movies: the committed pairs. Or a file or a data set of the Hub with the columns `prompt`,
     `chosen`, `rejected`, text or conversational."""
@@ -45,7 +47,7 @@ PRESETS = {
         lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, completion=8,
         kl_prompts=4, kl_every=2, evaluation_prompts=4, checkpoint_every=2,
     ),
-    "default": Config(limit=1280),
+    "default": Config(limit=1280, lr=1e-3),
     "paper": Config(
         model="runs/rlhf-sft-paper/model", lora=0, prompts="stanfordnlp/imdb",
         preferences="data/imdb-preferences.jsonl",

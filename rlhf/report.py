@@ -125,7 +125,7 @@ license: apache-2.0
 library_name: peft
 tags: [rlhf, kl-zoo]
 ---
-# {config.model} trained by {type(config).__module__.split(".")[-1]}, preset `{preset}` of KL Zoo
+# {config.model} trained by {config.METHOD}, preset `{preset}` of KL Zoo
 
 On {metrics["prompts"]} held-out prompts, one completion each:
 

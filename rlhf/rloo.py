@@ -1,4 +1,4 @@
-"""RLOO with a KL penalty by TRL: ``python -m rlhf.rloo [preset] [--beta 0.05 ...]``."""
+"""RLOO with a KL penalty by TRL: ``python -m rlhf.rloo [preset] [--beta 0.1 ...]``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,11 +30,13 @@ class Config(TrainerConfig):
     """Train a language model by RLOO (Ahmadian et al. 2024) against a reward, held near the model
     it started from."""
 
+    METHOD = "RLOO"
+
     batch_size: Count = 32
     """Completions of an optimiser step over all processes together."""
     micro_batch: Count = 16
     """Completions that a process computes at a time; their gradients add up to the step's."""
-    lr: Positive = 2e-4
+    lr: Positive = 1e-3
     """Peak learning rate of AdamW, falling linearly to zero."""
     warmup: int = 0
     """Steps over which the learning rate rises to its peak."""
@@ -45,14 +47,14 @@ class Config(TrainerConfig):
     rlhf.ppo does: else one beta is not the same dial in both."""
     reward_clip: Positive = 10.0
     """Rewards are cut to [-this, this]."""
-    beta: Positive = 0.05
+    beta: Positive = 0.1
     """Coefficient of KL(policy || reference), reward per nat: k1, summed over a completion and
     subtracted from its reward."""
     num_generations: int = 4
     """Completions of each prompt; the mean reward of the others is a completion's baseline."""
     temperature: Positive = 1.0
     """Of sampling, and of every log-probability and KL. There is no top-k and no top-p."""
-    steps: Count = 60
+    steps: Count = 40
     """Optimiser steps, each on completions of its own."""
     kl_prompts: Count = 32
     """Held-out prompts on which KL(policy || reference) is measured during training."""
@@ -83,7 +85,7 @@ PRESETS = {
     "paper": Config(
         model="runs/rlhf-sft-paper/model", lora=0, prompts="stanfordnlp/imdb",
         reward=("siebert/sentiment-roberta-large-english",), normalise=False,
-        gold="siebert/sentiment-roberta-large-english", completion=48, beta=0.1, steps=1000,
+        gold="siebert/sentiment-roberta-large-english", completion=48, steps=1000,
         batch_size=512, micro_batch=32, lr=1e-6, mixed_precision="bf16",
     ),
 }  # fmt: skip

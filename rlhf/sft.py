@@ -32,6 +32,8 @@ COLUMNS = (("prompt", "completion"), ("messages",), ("text",))  # what SFTTraine
 class Config(TrainerConfig):
     """Teach a language model to write what the examples say."""
 
+    METHOD = "supervised fine-tuning"
+
     text: str = "movies"
     """movies: the chosen sides of the committed preference pairs. Or a file (.jsonl, .json, .csv,
     .parquet) or a data set of the Hub with the columns `prompt` and `completion`, of which the

@@ -39,7 +39,9 @@ def test_what_is_published_is_what_was_measured() -> None:
     assert evaluate(policy, task, prompts) == told
     assert told["kl"] != before["kl"]
     assert told["kl"] == pytest.approx(before["kl"], rel=0.05)
-    assert f"{told['kl']:.2f} +-" in (policies.PRETRAINED / "README.md").read_text()
+    card = (policies.PRETRAINED / "README.md").read_text()
+    assert "trained by PPO, preset" in card
+    assert f"{told['kl']:.2f} +-" in card
 
     judged = json.loads((rewards.PRETRAINED / "metrics.json").read_text())
     assert judged["pairs"] == made_up.JUDGE.limit
