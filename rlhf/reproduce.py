@@ -6,6 +6,7 @@ off is resumed, so that the command can be stopped and called again.
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf import frontier, rewards
+from rlhf import frontier, policies, rewards
 from rlhf.publish import publish_policy, publish_reward
 from shared import cli
 from shared.checkpoint import is_complete
@@ -21,6 +22,7 @@ from shared.config import Count
 from shared.errors import UserError
 from shared.folder import read_metrics
 from shared.reproduce import complete, is_finished, make_sure, recall
+from shared.results import write_result
 
 RUNS = Path("runs/reproduce-rlhf")
 RESULTS = Path("rlhf/results")
@@ -36,6 +38,8 @@ SAMPLES = 32  # completions of the reference per prompt: the largest n of best-o
 PROMPTS = 64
 STUDY = "study"  # no run: it takes seconds and writes its own tables
 PUBLISHED = "ppo-beta0.1-seed0"  # the policy that is committed
+SHOWN = (("prompt", "held-out prompt", ""), ("reference", "reference", ""),
+         ("policy", "policy", ""))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,14 @@ def collect(rows: Mapping[str, Row]) -> None:
     frontier.write(swept, runs.get("over", []), samples, RESULTS)
     if is_finished(RUNS / PUBLISHED):
         publish_policy(RUNS / PUBLISHED)
+        told = json.loads((policies.PRETRAINED / "metrics.json").read_text())
+        shown = [{who: in_a_cell(said) for who, said in one.items()} for one in told["samples"]]
+        write_result(RESULTS / "samples.json", SHOWN, shown, run=PUBLISHED)
+
+
+def in_a_cell(text: str) -> str:
+    """A text as a cell of a Markdown table holds it: on one line, marks as themselves."""
+    return re.sub(r"([\\|*_`<>])", r"\\\1", " ".join(text.split()))
 
 
 def main() -> None:

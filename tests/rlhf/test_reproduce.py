@@ -31,6 +31,10 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made_up.place(tmp_path, monkeypatch)
 
 
+def test_a_text_in_a_cell_of_a_table() -> None:
+    assert reproduce.in_a_cell(" a | b\n\n*c* <br> ") == r"a \| b \*c\* \<br\>"
+
+
 # -- commands --------------------------------------------------------------------------------------
 
 
@@ -177,8 +181,11 @@ def test_rows_have_all_their_seeds_and_the_others_are_named(
     verify_folder(policies.PRETRAINED)
 
     assert {path.name for path in reproduce.RESULTS.iterdir()} == {
-        "best_of_n.json", "frontier.json", "frontier.png", "runs",
+        "best_of_n.json", "frontier.json", "frontier.png", "runs", "samples.json",
     }  # fmt: skip
+    shown = json.loads((reproduce.RESULTS / "samples.json").read_text())["rows"]
+    told = json.loads((policies.PRETRAINED / "metrics.json").read_text())["samples"]
+    assert [row["prompt"] for row in shown] == [one["prompt"] for one in told] != []
     ppo, by_pairs = json.loads((reproduce.RESULTS / "frontier.json").read_text())["rows"]
     assert (ppo["method"], ppo["beta"], ppo["n"]) == ("PPO", 0.05, 2)
     assert (ppo["kl"], ppo["kl_spread"]) == (mean(KL), stdev(KL))
