@@ -1,6 +1,5 @@
 """The command line of every application: ``[preset] [--option value ...]``, errors in one line."""
 
-import difflib
 import io
 import json
 import os
@@ -16,7 +15,7 @@ import torch.distributed as dist
 import tyro
 
 from shared.config import RunConfig, option, problems
-from shared.errors import BAD_INPUT, Interrupted, UserError
+from shared.errors import BAD_INPUT, Interrupted, UserError, nearest
 
 C = TypeVar("C", bound=RunConfig)
 T = TypeVar("T")
@@ -66,7 +65,7 @@ def read_config(
     chosen = bool(args) and not args[0].startswith("-")
     name = args.pop(0) if chosen else "default"
     if name not in presets:
-        raise UserError(f"unknown preset {name!r}{_nearest(name, presets)}: {', '.join(presets)}")
+        raise UserError(f"unknown preset {name!r}{nearest(name, presets)}: {', '.join(presets)}")
     base = presets[name]
     saved = _saved_config(args, type(base))
     if saved is not None:
@@ -114,7 +113,7 @@ def parse(
         if not word.startswith("-"):
             hint = ": a preset comes first, before the options" if presets else " (see --help)"
             raise UserError(f"unexpected argument {word!r}{hint}")
-        raise UserError(f"unknown option {word}{_nearest(word, names)} (see --help)")
+        raise UserError(f"unknown option {word}{nearest(word, names)} (see --help)")
     return config
 
 
@@ -123,11 +122,6 @@ def check(config: T) -> T:
     if found := problems(config):
         raise UserError("; ".join(found))
     return config
-
-
-def _nearest(word: str, names: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def _saved_config(args: Sequence[str], kind: type[C]) -> tuple[str, C] | None:

@@ -1,7 +1,8 @@
 """Errors that are for people: one line, a documented exit code, no traceback."""
 
+import difflib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +25,12 @@ class Interrupted(Exception):
 def first_line(error: Exception) -> str:
     """What an error says, for a message of one line; its name if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """", did you mean NAME?" for the name most like a mistyped word; empty if none is like it."""
+    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.65)
+    return f", did you mean {close[0]}?" if close else ""
 
 
 @contextmanager

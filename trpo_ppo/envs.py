@@ -8,7 +8,6 @@ an environment stands is known from the number of its episode and the actions si
 checkpoint holds, and ``restore`` plays them again: for any simulator that is deterministic.
 """
 
-import difflib
 import os
 import warnings
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from shared.errors import UserError, first_line
+from shared.errors import UserError, first_line, nearest
 from trpo_ppo.network import Array
 
 ENVIRONMENT = 3  # a stream of shared.seeding: seeds of episodes
@@ -64,8 +63,7 @@ def make(name: str, **options: Any) -> gym.Env[Any, Any]:
     except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv, gym.error.Error) as error:
         if isinstance(error, gym.error.DependencyNotInstalled):
             raise UserError(f"--env {name}: {first_line(error)}") from error
-        close = difflib.get_close_matches(name, list(gym.registry), n=1, cutoff=0.4)
-        hint = f", did you mean {close[0]}?" if close else ""
+        hint = nearest(name, gym.registry)
         raise UserError(f"--env {name}: Gymnasium has no such environment{hint}") from error
     except ImportError as error:
         raise UserError(f"--env {name}: {first_line(error)}; `make setup` installs it") from error
