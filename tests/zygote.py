@@ -21,9 +21,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from rlhf import task
+from rlhf.trl_folder import InOurFolder
 from shared import checkpoint, cli
 from shared.run import Run
+from trpo_ppo.envs import Environments
 
 PROGRAMS = {
     name: importlib.import_module(name)
@@ -38,16 +42,25 @@ PROGRAMS = {
 def at_step(step: int, act: Any, folder: str = "") -> None:
     """Call ``act(run)`` when optimiser step ``step`` has been taken but not yet counted.
 
-    ``folder``: only in the run of this folder's name.
+    TRL's trainers: when its gradients are there. ``folder``: only in the run of this folder's name.
     """
-    original = Run.stepped
+    original, before = Run.stepped, InOurFolder.on_pre_optimizer_step
 
     def stepped(self: Run, **metrics: torch.Tensor) -> None:
         if self.step + 1 == step and folder in ("", self.folder.name):
             act(self)
         original(self, **metrics)
 
+    def trainer(
+        self: InOurFolder, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+        **given: Any,
+    ) -> None:  # fmt: skip
+        if state.global_step + 1 == step:
+            act(self.run)
+        before(self, args, state, control, **given)
+
     Run.stepped = stepped  # type: ignore[method-assign]
+    InOurFolder.on_pre_optimizer_step = trainer  # type: ignore[method-assign]
 
 
 def send(name: str, step: str, rank: str = "0", folder: str = "") -> None:
@@ -98,6 +111,30 @@ def not_a_number(step: str) -> None:
         original(self, loss * float("nan") if next(calls) == int(step) else loss, **given)
 
     Accelerator.backward = backward  # type: ignore[method-assign]
+
+
+def worthless(call: str) -> None:
+    """NaN as every reward of a model's completions, when they are asked for the so-manieth time."""
+    original, calls = task.call, iter(range(1, 1_000_000))
+
+    def none(completions: list[str], **_: Any) -> list[float]:
+        return [float("nan")] * len(completions)
+
+    def worth(rewards: Any, *given: Any) -> Any:
+        return original([none] * len(rewards) if next(calls) == int(call) else rewards, *given)
+
+    task.call = worth
+
+
+def broken(step: str) -> None:
+    """NaN as the reward of the so-manieth step of any environment."""
+    original, calls = Environments._step, iter(range(1, 1_000_000_000))
+
+    def step_(self: Environments, i: int, action: Any) -> tuple[float, bool, bool]:
+        reward, terminated, truncated = original(self, i, action)
+        return (float("nan") if next(calls) == int(step) else reward), terminated, truncated
+
+    Environments._step = step_  # type: ignore[method-assign]
 
 
 def die(stage: str, folder: str) -> None:
@@ -155,7 +192,7 @@ def fsdp() -> None:
 
 FAULTS = {
     "signal": send, "poison": poison, "limit": limit, "full": full_metrics, "die": die,
-    "fsdp": fsdp, "kill": kill, "nan": not_a_number,
+    "fsdp": fsdp, "kill": kill, "nan": not_a_number, "worthless": worthless, "broken": broken,
 }  # fmt: skip
 
 

@@ -181,8 +181,6 @@ class Campaign:
         return found
 
     def terminated_on_one_rank(self, _: int) -> list[str]:
-        if "dpo" in self.app.program:  # its steps are TRL's
-            return []
         whole, run = self.root / "two", self.root / "cut"
         self.expect(self.run("--out", whole, ranks=2), 0)
         fault = f"signal:SIGTERM:{self.app.step}:1"
@@ -193,10 +191,9 @@ class Campaign:
         return ["same bits"]
 
     def disk_full(self, _: int) -> list[str]:
-        if "dpo" in self.app.program:
-            return []
         run = self.root / "full"
-        size = (self.whole / "checkpoints" / self.checkpoints[0] / "optimizers.pt").stat().st_size
+        [state] = (self.whole / "checkpoints" / self.checkpoints[0]).glob("optimizer*.pt")
+        size = state.stat().st_size
         result = self.run("--out", run, fault=f"limit:{size // 2}:{self.app.step}")
         self.expect(result, 2, "the disk is full")
         return [f"one line, then {self.goes_on(run)}"]
@@ -218,10 +215,21 @@ class Campaign:
         return self.damaged(0, lambda path: os.truncate(path, path.stat().st_size // 2))
 
     def not_a_number(self, _: int) -> list[str]:
-        if "trpo" in self.app.program:  # its gradients are written out; rewards are tested
+        if "trpo" in self.app.program:  # its gradients are written out by hand
             return []
+        return self.poisoned(f"nan:{self.app.step}", "not applied")
+
+    def reward_not_a_number(self, _: int) -> list[str]:
+        match self.app.program:
+            case "rlhf.ppo":  # asked once for their scale, then in every rollout
+                return self.poisoned(f"worthless:{self.app.step + 1}", "reward", "nan")
+            case "trpo_ppo.train":  # in the third rollout of 256 steps
+                return self.poisoned("broken:600", "--env", "non-finite reward")
+        return []
+
+    def poisoned(self, fault: str, *words: str) -> list[str]:
         run = self.root / "nan"
-        self.expect(self.run("--out", run, fault=f"nan:{self.app.step}"), 2, "not applied")
+        self.expect(self.run("--out", run, fault=fault), 2, *words)
         return [f"one line, then {self.goes_on(run)}"]
 
     def twice_in_one_folder(self, _: int) -> list[str]:
@@ -240,6 +248,7 @@ FAULTS: dict[str, Callable[[Campaign, int], list[str]]] = {
     "a flipped byte, in each file of a checkpoint": Campaign.damaged,
     "each file of a checkpoint cut in half": Campaign.truncated,
     "NaN in a gradient": Campaign.not_a_number,
+    "NaN from a reward or an environment": Campaign.reward_not_a_number,
     "a second process on the same folder": Campaign.twice_in_one_folder,
 }
 

@@ -235,7 +235,7 @@ def test_what_is_not_finite_is_refused(what, agent, monkeypatch):
 def test_make_names_the_culprit():
     with pytest.raises(UserError, match=r"--env Hoper-v5: .* did you mean Hopper-v5\?"):
         make("Hoper-v5")
-    with pytest.raises(UserError, match="--env PongNoFrameskip-v4: .* no such environment$"):
+    with pytest.raises(UserError, match=r"--env PongNoFrameskip-v4: .* no such environment$"):
         make("PongNoFrameskip-v4")
     with pytest.raises(UserError, match="--env FrozenLake-v1: observations must be a vector"):
         Environments("FrozenLake-v1", 0, [0], 0.9)
