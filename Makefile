@@ -176,8 +176,8 @@ new-app: $(READY)  ## begin an application of your own: make new-app NAME=word
 tables: $(READY)  ## write the tables of the READMEs anew from the committed results
 	$(BIN)/python -m shared.results
 
-test: lint $(MNIST) $(SMOLLM2) $(BROWN)  ## lint and all tests
-	$(BIN)/pytest $(ARGS)
+test: lint $(MNIST) $(SMOLLM2) $(BROWN)  ## lint and all tests, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)  ## ruff, mypy, import contracts, tables up to date
 	$(BIN)/ruff format --check .

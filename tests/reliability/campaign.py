@@ -82,6 +82,7 @@ def applications(root: Path) -> dict[str, Application]:
         ], 5, OWN),
         "rlhf.ppo": Application("rlhf.ppo", [
             *language, *lora, "--iterations", "4", "--batch-size", "6", "--completion", "8",
+            "--checkpoint-every", "1",
         ], 3, OWN),
         "rlhf.dpo (TRL)": Application("rlhf.dpo", [
             *language, *lora, "--preferences", pairs, "--checkpoint-every", "1",
