@@ -28,7 +28,7 @@ def first_line(error: Exception) -> str:
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """", did you mean NAME?" for the name most like a mistyped word; empty if none is like it."""
+    """``, did you mean NAME?`` for the name most like a mistyped word; empty if none is like it."""
     close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.65)
     return f", did you mean {close[0]}?" if close else ""
 
