@@ -63,6 +63,7 @@ COLUMNS = (
     ("kl", "KL(policy ‖ reference), nats per sequence", ".2f"), ("kl_spread", "±", ".2f"),
     ("gold", "gold reward", ".3f"), ("gold_spread", "±", ".3f"),
     ("gain", "gain, reference's sd", ".2f"), ("proxy", "proxy reward", ".2f"),
+    ("objective", "proxy gain - β KL", ".2f"), ("objective_spread", "±", ".2f"),
     ("length", "tokens", ".1f"), ("ended", "ended by itself", ".0%"),
     ("examples", "completions or pairs", ",d"), ("seconds", "training, s", ".0f"),
 )  # fmt: skip
@@ -74,10 +75,11 @@ def row_of(one: Swept) -> dict[str, Any]:
     gold = [e["policy"]["gold"]["mean"] for e in told]
     kl = [e["kl"] for e in told]
     before, spread = (mean(e["reference"]["gold"][key] for e in told) for key in ("mean", "sd"))
-    proxies = [
-        proxy["mean"] for e in told for name, proxy in e["policy"].items()
-        if name != "gold" and isinstance(proxy, dict)
-    ]  # fmt: skip
+    proxies = [pair for e in told if (pair := proxies_of(e))]  # DPO has none
+    reached = [
+        (ours["mean"] - theirs["mean"]) / theirs["sd"] - one.beta * x
+        for (ours, theirs), x in zip(proxies, kl if proxies else [], strict=True)
+    ]
     first = one.runs[0]
     return {
         "method": one.method, "beta": one.beta, "n": len(told), "command": one.command,
@@ -89,12 +91,19 @@ def row_of(one: Swept) -> dict[str, Any]:
         "gold_standard_errors": [e["policy"]["gold"]["standard_error"] for e in told],
         "reference_gold": before, "reference_gold_sd": spread,
         "gain": (mean(gold) - before) / spread,
-        "proxy": mean(proxies) if proxies else None,  # DPO has none
+        "proxy": mean(ours["mean"] for ours, _ in proxies) if proxies else None,
+        "objective": mean(reached) if reached else None, "objective_spread": _spread(reached),
         "length": mean(e["policy"]["length"] for e in told),
         "ended": mean(e["policy"]["eos_rate"] for e in told),
         "examples": first["steps"] * first["config"]["batch_size"],
         "seconds": mean(run["training_seconds"] for run in one.runs),
     }  # fmt: skip
+
+
+def proxies_of(told: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]] | None:
+    """Mean and deviation of the reward that was maximised: the policy's and the reference's."""
+    names = [name for name in told["policy"] if name not in ("gold", "length", "eos_rate")]
+    return (told["policy"][names[0]], told["reference"][names[0]]) if names else None
 
 
 def _wide(values: Any) -> Tensor:

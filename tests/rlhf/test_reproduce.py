@@ -155,6 +155,7 @@ def write_frontier(measured: dict[str, Any], rows: dict[str, Row]) -> None:
                 del told["policy"][PROXY]
             else:
                 told["policy"][PROXY]["mean"] = 2.0 + seed
+                told["reference"][PROXY] |= {"mean": 1.0, "sd": 0.5}
             summary = {"steps": 60, "training_seconds": 100.0 + seed, "evaluation": told}
             records = [{"step": i, "objective/kl": i / 9, "rewards/gold/mean": i / 90}
                        for i in range(3)]  # fmt: skip
@@ -193,5 +194,10 @@ def test_rows_have_all_their_seeds_and_the_others_are_named(
     assert (ppo["reference_gold"], ppo["reference_gold_sd"]) == (0.1, 0.25)
     assert ppo["gain"] == pytest.approx(0.5 / 0.25)
     assert (ppo["proxy"], ppo["seconds"], ppo["examples"]) == (2.5, 100.5, 60 * 32)
+    reached = [1 / 0.5 - 0.05 * KL[0], 2 / 0.5 - 0.05 * KL[1]]  # the proxy's gain less beta KL
+    assert (ppo["objective"], ppo["objective_spread"]) == (
+        pytest.approx(mean(reached)), pytest.approx(stdev(reached))
+    )  # fmt: skip
+    assert by_pairs["objective"] is None
     assert ppo["command"].startswith("python -m rlhf.ppo default --reward pretrained --beta 0.05")
     assert (by_pairs["method"], by_pairs["beta"], by_pairs["proxy"]) == ("DPO", 0.1, None)
