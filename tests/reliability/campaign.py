@@ -6,7 +6,6 @@ file; any other outcome than the expected one ends the campaign with an error.
 """
 
 import fcntl
-import json
 import os
 import random
 import shutil
