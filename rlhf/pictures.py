@@ -79,7 +79,7 @@ def frontier(
     if best:
         kl = [row["kl"] for row in best]
         for key, line, what in (("gold", "--", "proxy"), ("gold_by_gold", ":", "gold reward")):
-            axes.plot(kl, [row[key] for row in best], line, color=COLOURS[3],
+            axes.plot(kl, [row[key] for row in best], line, color="0.35",
                       label=f"best of 1 to {best[-1]['best_of']} by {what}")  # fmt: skip
     axes.plot(0, rows[0]["reference_gold"], "k*", markersize=10, label="reference")
     axes.set(xlabel="KL(policy || reference), nats per sequence", ylabel="mean gold reward")
