@@ -32,7 +32,6 @@ PPO_BETAS = (0.05, 0.1, 0.2)
 DPO_BETAS = (0.1, 0.3, 1.0)
 RLOO_BETAS = (0.1,)
 SEPARATE_BETA = 0.1  # of PPO with a critic of its own
-MORE_SEEDS = {f"ppo-beta{SEPARATE_BETA:g}": 1, "separate": 1}  # which compare the critics
 OVER_ITERATIONS = 100  # rollouts without a penalty, where the default has 40
 OVER_SEEDS = 1
 SAMPLES = 32  # completions of the reference per prompt: the largest n of best-of-n
@@ -56,7 +55,7 @@ class Options:
     """Train nothing: write the results of the runs that are there or have a record; a row one of
     whose runs is missing is left out."""
     seeds: Count = 2
-    """Runs of each row of the frontier; the two that compare PPO's critics have one more."""
+    """Runs of each row of the frontier."""
 
 
 class Row(NamedTuple):
@@ -89,12 +88,9 @@ def rows_of(seeds: int) -> dict[str, Row]:
                 f"rlhf.{program}", f"{arguments} --beta {beta:g}", seeds, method, beta
             )
     separate = f"{against} --beta {SEPARATE_BETA:g} --critic separate"
-    found |= {
+    return found | {
         "separate": Row("rlhf.ppo", separate, seeds, "PPO, separate critic", SEPARATE_BETA),
         "over": Row("rlhf.ppo", over, min(seeds, OVER_SEEDS)),
-    }
-    return {
-        name: row._replace(seeds=row.seeds + MORE_SEEDS.get(name, 0)) for name, row in found.items()
     }
 
 
