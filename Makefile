@@ -120,9 +120,6 @@ train-rloo:  ## RLOO against the committed reward model (TRL)
 eval-rlhf: $(SMOLLM2)  ## rewards, KL and completions of the committed policy or a run's
 	$(BIN)/python -m rlhf.evaluate $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-reproduce-rlhf: $(SMOLLM2)  ## frontier, over-optimisation, best-of-n, estimators
-	$(BIN)/python -m rlhf.reproduce $(ARGS)
-
 TRL_PPO := .venv-trl-1.12/ready
 
 $(TRL_PPO): requirements-bench-trl.txt | $(READY)
@@ -130,6 +127,9 @@ $(TRL_PPO): requirements-bench-trl.txt | $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	  --target .venv-trl-1.12 -r requirements-bench-trl.txt
 	@touch $@
+
+reproduce-rlhf: $(SMOLLM2) $(TRL_PPO)  ## frontier, over-optimisation, best-of-n, estimators
+	$(BIN)/python -m rlhf.reproduce $(ARGS)
 
 bench-rlhf: $(SMOLLM2) $(TRL_PPO)  ## speed of PPO against TRL's last PPO trainer, and its RLOO
 	$(BIN)/python -m rlhf.bench $(ARGS)

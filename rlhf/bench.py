@@ -17,8 +17,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from rlhf.bench_loops import PEER_VERSION, Clock, ours, trl_ppo, trl_rloo, write_inputs
+from rlhf.bench_loops import Clock, ours, trl_ppo, trl_rloo, write_inputs
 from rlhf.config import Config
+from rlhf.trl_ppo import FOLDER, VERSION
 from shared import cli
 from shared.benchmark import NO_GPU, check_json, measure_alone
 from shared.config import Count
@@ -28,7 +29,6 @@ from shared.results import describe_columns, markdown, write_result
 
 Row = Literal["ours", "ours-separate", "ours-bf16", "trl-1.12", "rloo"]
 PEER: Row = "trl-1.12"
-PEER_FOLDER = Path(".venv-trl-1.12")  # of this TRL alone; the rest is that of requirements.txt
 NOTE = (
     "One iteration is a rollout, its reference pass and two passes of one optimiser step each; the "
     "first one is not timed. Same model, adapter, prompts, sizes, reward. Not the same algorithm: "
@@ -49,7 +49,7 @@ ROWS: dict[Row, About] = {  # in the order of a round
     "ours": About("ours, float32", {}),
     "ours-separate": About("ours, float32, `--critic separate`", {"critic": "separate"}),
     "ours-bf16": About("ours, bf16 autocast", {"mixed_precision": "bf16"}),
-    "trl-1.12": About(f"TRL {PEER_VERSION} `PPOTrainer`, float32", {}),
+    "trl-1.12": About(f"TRL {VERSION} `PPOTrainer`, float32", {}),
     "rloo": About("TRL 1.16 `RLOOTrainer`, float32, no critic", {}),
 }
 
@@ -108,7 +108,7 @@ def in_new_process(row: Row, options: Options) -> dict[str, float]:
     given = {name: getattr(options, name) for name in named}
     env = NO_GPU | {"HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
     if row == PEER:
-        env["PYTHONPATH"] = str(PEER_FOLDER)
+        env["PYTHONPATH"] = str(FOLDER)
     return measure_alone("rlhf.bench", row, given, env)
 
 
@@ -117,9 +117,9 @@ COLUMNS = (
     ("samples_per_cpu_second", "completions per CPU-second", ".2f"),
     ("least", "least", ".2f"),
     ("most", "most", ".2f"),
-    ("over_peer", f"over TRL {PEER_VERSION}", ".2f"),
+    ("over_peer", f"over TRL {VERSION}", ".2f"),
     ("peak_gigabytes", "peak memory, GB", ".1f"),
-    ("memory_of_peer", f"of TRL {PEER_VERSION}", ".0%"),
+    ("memory_of_peer", f"of TRL {VERSION}", ".0%"),
     ("trained", "trained parameters", ",d"),
     ("seconds", "CPU-s per iteration", ".1f"),
     ("sampling", "sampling", ".0%"),
@@ -167,8 +167,8 @@ def check(options: Options) -> None:
         raise UserError(f"--micro-batch {options.micro_batch}: must divide --batch-size "
                         f"{options.batch_size} and be a multiple of 4")  # fmt: skip
     check_json(options.json)
-    if not options.only and not (PEER_FOLDER / "trl").is_dir():
-        raise UserError(f"{PEER_FOLDER}: TRL {PEER_VERSION} is not there; `make bench-rlhf` puts "
+    if not options.only and not (FOLDER / "trl").is_dir():
+        raise UserError(f"{FOLDER}: TRL {VERSION} is not there; `make bench-rlhf` puts "
                         f"it there")  # fmt: skip
 
 

@@ -4,7 +4,6 @@ All start from one model, with the same adapter, prompts of one length, sizes an
 sequence classifier with random weights, which costs next to nothing.
 """
 
-import importlib
 import json
 import resource
 import time
@@ -17,10 +16,8 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     LlamaConfig,
     LlamaForSequenceClassification,
-    PreTrainedTokenizerBase,
     TrainerCallback,
 )
 
@@ -32,14 +29,14 @@ from rlhf.report import introduce
 from rlhf.rewards import load_reward
 from rlhf.rollout import judge
 from rlhf.task import Task
+from rlhf.trl_ppo import common, make_trainer, peer, tokenizer_of
 from rlhf.trl_runs import adapter
 from shared.errors import UserError
-from shared.language_model import load_causal, locate
+from shared.language_model import load_causal
 from shared.run import Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
-PEER_VERSION = "1.12.0"
 PROMPT = 7  # tokens of a prompt, the most frequent length of ours: no padding anywhere
 GENERATIONS = 4  # completions of a prompt, RLOO only
 
@@ -109,19 +106,6 @@ def write_inputs(folder: Path, config: Config) -> tuple[Path, Path]:
     return prompts, reward
 
 
-def tokenizer_of(config: Config) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer as TRL needs it: padding on the left, by a token of its own.
-
-    TRL 1.12 takes every such token for padding; the end-of-text would never be trained.
-    """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        locate(config.model, Path(config.data)), padding_side="left"
-    )
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        tokenizer.pad_token = tokenizer.unk_token
-    return tokenizer
-
-
 def trained_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
@@ -163,52 +147,16 @@ class Ticks(TrainerCallback):
             self.clock.tick()
 
 
-def common(config: Config) -> dict[str, Any]:
-    """Arguments of both of TRL's trainers: our sizes, float32, nothing written or evaluated."""
-    return {
-        "output_dir": config.out,
-        "per_device_train_batch_size": config.micro_batch,
-        "gradient_accumulation_steps": config.batch_size // config.micro_batch,
-        "learning_rate": config.lr,
-        "temperature": config.temperature,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-    }
-
-
 def trl_ppo(config: Config, clock: Clock) -> int:
     """TRL's last PPO trainer; its critic is a model of the policy's size, all of it trained."""
-    import trl
-    from datasets import Dataset
-
-    if trl.__version__ != PEER_VERSION:
-        raise UserError(f"the PPO trainer is in TRL {PEER_VERSION}, found {trl.__version__}")
-    ppo_trainer = importlib.import_module("trl.experimental.ppo.ppo_trainer")
-    model, _ = load_causal("--model", config.model, Path(config.data))
-    tokenizer = tokenizer_of(config)
+    module, tokenizer = peer(), tokenizer_of(config)
     prompts = read_prompts("--prompts", config.prompts, tokenizer, PROMPT, held_out=False)
-    critic, reward = (
-        AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=model.dtype)
-        for source in (locate(config.model, Path(config.data)), config.reward[0])
+    reward = AutoModelForSequenceClassification.from_pretrained(
+        config.reward[0], num_labels=1, dtype=torch.float32
     )
-    args = ppo_trainer.PPOConfig(
-        **common(config), total_episodes=config.iterations * config.batch_size,
-        response_length=config.completion, stop_token="eos", num_ppo_epochs=config.epochs,
-        local_rollout_forward_batch_size=config.micro_batch, kl_coef=config.beta,
-        num_sample_generations=0,
-    )  # fmt: skip
-    trainer = ppo_trainer.PPOTrainer(
-        args=args, processing_class=tokenizer, model=model, ref_model=None, reward_model=reward,
-        train_dataset=Dataset.from_dict({"input_ids": prompts.tokens}), value_model=critic,
-        callbacks=[Ticks(clock, every=1)], peft_config=adapter(config, model, "CAUSAL_LM"),
-    )  # fmt: skip
-    sampled = clock.timed("sampling", ppo_trainer.batch_generation)
-    with patch.object(ppo_trainer, "batch_generation", sampled):
+    trainer = make_trainer(config, tokenizer, prompts, reward, Ticks(clock, every=1))
+    sampled = clock.timed("sampling", module.batch_generation)
+    with patch.object(module, "batch_generation", sampled):
         trainer.train()
     return trained_parameters(trainer.model)
 

@@ -74,8 +74,8 @@ def frontier(
         for row in own:
             axes.annotate(f"{row['beta']:g}", (row["kl"], row["gold"]), fontsize=8,
                           xytext=(4, -10), textcoords="offset points", color=colour)  # fmt: skip
-        axes.plot(*zip(*traces[method], strict=True), ".", color=colour, markersize=3, alpha=0.25,
-                  zorder=0)  # fmt: skip
+        for kl_then, gold_then in traces[method]:
+            axes.plot(kl_then, gold_then, ".", color=colour, markersize=3, alpha=0.25, zorder=0)
     if best:
         kl = [row["kl"] for row in best]
         for key, line, what in (("gold", "--", "proxy"), ("gold_by_gold", ":", "gold reward")):

@@ -1,11 +1,13 @@
 """All runs behind the tables of rlhf/README.md: ``python -m rlhf.reproduce``.
 
-A reward model, which becomes the committed one; PPO, DPO and RLOO over several beta; PPO without a
-penalty; best-of-n; the study of the estimators. Runs that are finished are kept, one that was cut
-off is resumed, so that the command can be stopped and called again.
+A reward model, which becomes the committed one; PPO, DPO and RLOO over several beta; PPO with a
+critic of its own, our loop's and TRL's; PPO without a penalty; best-of-n; the study of the
+estimators. Runs that are finished are kept, one that was cut off is resumed, so that the command
+can be stopped and called again.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlhf import frontier, policies, rewards
+from rlhf import frontier, policies, rewards, trl_ppo
 from rlhf.publish import publish_policy, publish_reward
 from shared import cli
 from shared.checkpoint import is_complete
@@ -31,7 +33,7 @@ REWARD = "reward-seed0"  # the run that teaches the reward model
 PPO_BETAS = (0.05, 0.1, 0.2)
 DPO_BETAS = (0.1, 0.3, 1.0)
 RLOO_BETAS = (0.1,)
-SEPARATE_BETA = 0.1  # of PPO with a critic of its own
+SEPARATE_BETA = 0.1  # of PPO with a critic of its own, ours and TRL's
 OVER_ITERATIONS = 100  # rollouts without a penalty, where the default has 40
 OVER_SEEDS = 1
 SAMPLES = 32  # completions of the reference per prompt: the largest n of best-of-n
@@ -90,6 +92,13 @@ def rows_of(seeds: int) -> dict[str, Row]:
     separate = f"{against} --beta {SEPARATE_BETA:g} --critic separate"
     return found | {
         "separate": Row("rlhf.ppo", separate, seeds, "PPO, separate critic", SEPARATE_BETA),
+        "trl": Row(
+            "rlhf.trl_ppo",
+            f"{against} --beta {SEPARATE_BETA:g}",
+            seeds,
+            f"PPO of TRL {trl_ppo.VERSION}",
+            SEPARATE_BETA,
+        ),
         "over": Row("rlhf.ppo", over, min(seeds, OVER_SEEDS)),
     }
 
@@ -138,7 +147,8 @@ def train(rows: Mapping[str, Row], only: str, missing: bool = False) -> None:
     if not there and any("--reward" in row.arguments for row, *_ in chosen):
         chosen.insert(0, (rows["reward"], 0, REWARD))
     for row, seed, run in chosen:
-        make_sure(row.program, row.command(seed), RUNS / run)
+        env = {"PYTHONPATH": str(trl_ppo.FOLDER)} if row.program == "rlhf.trl_ppo" else {}
+        make_sure(row.program, row.command(seed), RUNS / run, env=os.environ | env)
         if run == REWARD:  # the runs that follow are rewarded by it as it is committed
             publish_reward(RUNS / run)
     if wants_study:

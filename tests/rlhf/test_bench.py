@@ -131,7 +131,7 @@ def test_the_report(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (tmp_path / "trl").mkdir()
-    monkeypatch.setattr(bench, "PEER_FOLDER", tmp_path)
+    monkeypatch.setattr(bench, "FOLDER", tmp_path)
     speeds = iter([(3.0, 2.0), (8.0, 2.0)])
     rounds: list[Any] = []
 
@@ -166,6 +166,6 @@ def test_refused(
     arguments: list[str], message: str, command: Callable[..., None], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(bench, "PEER_FOLDER", tmp_path / "nowhere")
+    monkeypatch.setattr(bench, "FOLDER", tmp_path / "nowhere")
     with pytest.raises(UserError, match=message):
         command(*arguments)

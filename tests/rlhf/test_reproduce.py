@@ -13,7 +13,18 @@ from typing import Any
 
 import pytest
 
-from rlhf import best_of_n, config, dpo, policies, publish, reproduce, reward, rewards, rloo
+from rlhf import (
+    best_of_n,
+    config,
+    dpo,
+    policies,
+    publish,
+    reproduce,
+    reward,
+    rewards,
+    rloo,
+    trl_ppo,
+)
 from rlhf.reproduce import REWARD, RUNS, Row, rows_of, runs_of
 from shared import cli
 from shared.checkpoint import verify_folder
@@ -22,7 +33,7 @@ from tests.rlhf import made_up
 
 PRESETS: dict[str, Any] = {
     "rlhf.ppo": config.PRESETS, "rlhf.dpo": dpo.PRESETS, "rlhf.rloo": rloo.PRESETS,
-    "rlhf.reward": reward.PRESETS,
+    "rlhf.reward": reward.PRESETS, "rlhf.trl_ppo": trl_ppo.PRESETS,
 }  # fmt: skip
 
 
@@ -50,6 +61,7 @@ def test_every_command_is_valid_and_finds_its_reward_model() -> None:
             continue
         _, found = cli.read_config(PRESETS[row.program], name, words)
         assert found.seed == 1
+        assert cli.check(found) == found
         assert not row.method or (found.beta == row.beta and row.seeds == 3)
         assert getattr(found, "reward", ("pretrained",)) == ("pretrained",)
     assert reproduce.PUBLISHED in runs_of("ppo-beta0.1", rows["ppo-beta0.1"])
@@ -68,7 +80,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(command[2])
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(reproduce, "make_sure", lambda _, __, folder: found.append(folder.name))
+    def sure(program: str, _: str, folder: Path, env: dict[str, str]) -> None:
+        found.append(folder.name)
+        peers = env.get("PYTHONPATH") == ".venv-trl-1.12"
+        assert peers == (program == "rlhf.trl_ppo")
+
+    monkeypatch.setattr(reproduce, "make_sure", sure)
     monkeypatch.setattr(
         reproduce, "publish_reward", lambda run: found.append(f"publish {run.name}")
     )
