@@ -1,53 +1,15 @@
-import functools
-import math
+"""Chunks equal the whole, value and gradient: extreme categories, masks, digits, half precision."""
 
 import mpmath
 import pytest
 import torch
 import torch.nn.functional as F
 
-from shared.kl.discrete import js_from_logits, kl_from_logits
+from shared.kl.discrete import kl_from_logits
 from shared.kl.fused import chunked_js, chunked_kl
+from tests.shared.kl.chunked_and_whole import ALL, agree, logits, value_and_gradient
 
 INF = torch.inf
-# name -> (chunked, the same by autograd on whole tensors)
-PRECISE = {
-    "kl": (chunked_kl, kl_from_logits),
-    "js": (
-        functools.partial(chunked_js, weight=0.3), functools.partial(js_from_logits, weight=0.3),
-    ),
-}  # fmt: skip
-ALL = PRECISE | {"fast": (functools.partial(chunked_kl, precise=False), kl_from_logits)}
-
-
-def logits(shape, scale=1.0, dtype=torch.float64, seed=0):
-    """Teacher and student, ``scale`` apart."""
-    rng = torch.Generator().manual_seed(seed)
-    a = 3 * torch.randn(shape, generator=rng, dtype=torch.float64)
-    b = a + scale * torch.randn(shape, generator=rng, dtype=torch.float64)
-    return a.to(dtype), b.to(dtype)
-
-
-def value_and_gradient(function, a, b, student, weights=None, **options):
-    pair = [a.clone(), b.clone()]
-    pair[student].requires_grad_()
-    value = function(*pair, **options)
-    weights = torch.ones_like(value) if weights is None else weights.to(value.dtype)
-    finite = torch.where(value.isfinite(), value, 0.0)
-    (gradient,) = torch.autograd.grad((finite * weights).sum(), pair[student])
-    return value.detach(), gradient
-
-
-def agree(name, a, b, student, rtol=1e-12, atol=1e-14, **options):
-    """Chunked equals whole, value and gradient; the whole one in float64."""
-    chunked, whole = ALL[name]
-    weights = torch.linspace(0.1, 2, a[..., 0].numel()).view(a.shape[:-1])
-    value, gradient = value_and_gradient(chunked, a, b, student, weights, **options)
-    wide = (a.double(), b.double())
-    expected, slope = value_and_gradient(whole, *wide, student, weights, **options)
-    torch.testing.assert_close(value.double(), expected, rtol=rtol, atol=atol)
-    torch.testing.assert_close(gradient.double(), slope, rtol=rtol, atol=atol)
-    return value, gradient
 
 
 @pytest.mark.parametrize("student", [0, 1])
@@ -257,105 +219,3 @@ def test_half_precision_is_computed_in_float32(name, dtype):
     assert (gradient.double() - slope).norm() < 2 * torch.finfo(dtype).eps * slope.norm()
     mixed = ALL[name][0](a.double(), b)  # the teacher's type may differ
     torch.testing.assert_close(mixed, expected, rtol=1e-8, atol=1e-12)
-
-
-def test_in_place_writes_the_gradient_over_the_student():
-    for name, (chunked, whole) in ALL.items():
-        for student, dtype in [(0, torch.float64), (1, torch.float64), (1, torch.bfloat16)]:
-            a, b = logits((3, 5, 700), dtype=dtype)
-            leaves = [a.clone(), b.clone()]
-            leaves[student].requires_grad_()
-            made = [x * 1 for x in leaves]
-            value = chunked(*made, inplace=True, reduction="positionmean")
-            assert not torch.equal(made[student], leaves[student]), name
-            assert torch.equal(made[1 - student], leaves[1 - student])
-            value.backward()
-            _, slope = value_and_gradient(
-                whole, a.double(), b.double(), student, reduction="positionmean"
-            )
-            gradient = leaves[student].grad.double()
-            assert (gradient - slope).norm() < 4 * torch.finfo(dtype).eps ** 0.9 * slope.norm()
-
-
-def test_in_place_is_noticed_by_an_operation_that_kept_the_logits():
-    a, b = logits((3, 20))
-    student = b.requires_grad_() * 1
-    other = student.square().sum()  # keeps its input for the backward
-    loss = chunked_kl(a, student, inplace=True).sum() + other
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-
-
-def test_a_gradient_overwritten_before_the_backward_is_noticed():
-    a, b = logits((3, 20))
-    student = b.requires_grad_() * 1
-    loss = chunked_kl(a, student, inplace=True).sum()
-    with torch.no_grad():
-        student.zero_()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
-
-
-def test_backward_runs_once_and_its_gradient_is_a_constant():
-    a, b = logits((3, 20))
-    student = b.clone().requires_grad_()
-    loss = 2 * chunked_kl(a, student, reduction="batchmean")
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="no second backward"):
-        loss.backward()
-    scaled = chunked_kl(a, student) * student.detach()[:, 0].clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(scaled.sum(), student, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.square().sum().backward()
-
-
-def test_arguments_are_left_alone_without_in_place_and_without_gradients():
-    a, b = logits((3, 20))
-    kept = a.clone(), b.clone()
-    student = b.requires_grad_()
-    chunked_kl(a, student).sum().backward()
-    with torch.no_grad():
-        value = chunked_kl(a, student * 1, inplace=True)
-        both = chunked_kl(a.requires_grad_(), student)
-    assert torch.equal(a, kept[0])
-    assert torch.equal(b, kept[1])
-    assert not value.requires_grad
-    assert torch.equal(both, value)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"p_logits": torch.zeros(2, 3, requires_grad=True)}, "p_logits and q_logits both"),
-        ({"p_logits": torch.zeros(3, 3)}, "same shape"),
-        ({"p_logits": torch.zeros(2, 3, dtype=torch.int64)}, "p_logits must be a floating"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"mask": torch.ones(2)}, "mask must be bool"),
-        ({"mask": torch.ones(3, dtype=torch.bool)}, "mask of shape"),
-        ({"reduction": "mean"}, "reduction"),
-        ({"inplace": True}, "q_logits is a leaf"),
-    ],
-)
-def test_bad_arguments_are_named(change, message):
-    arguments = {"p_logits": torch.zeros(2, 3), "q_logits": torch.zeros(2, 3, requires_grad=True)}
-    for function in (chunked_kl, chunked_js):
-        with pytest.raises(ValueError, match=message):
-            function(**arguments | change)
-
-
-def test_bad_shapes_and_weights_are_named():
-    with pytest.raises(ValueError, match="no categories"):
-        chunked_kl(torch.zeros(2, 0), torch.zeros(2, 0))
-    with pytest.raises(ValueError, match="no categories"):
-        chunked_kl(torch.zeros(()), torch.zeros(()))
-    with pytest.raises(ValueError, match="weight"):
-        chunked_js(torch.zeros(2, 3), torch.zeros(2, 3), 1.0)
-    student = torch.zeros(2, 5, 3, requires_grad=True) * 1
-    with pytest.raises(ValueError, match="cannot be viewed as rows"):
-        chunked_kl(torch.zeros(2, 4, 3), student[:, :-1], inplace=True)
-    assert math.isclose(chunked_kl(torch.zeros(3), torch.zeros(3)).item(), 0)
-
-
-def test_slices_are_right_where_they_are_not_written_in_place():
-    a, b = logits((3, 5, 20))
-    agree("kl", a[:, :-1], b[:, :-1], 1, rtol=1e-11)
