@@ -49,9 +49,9 @@ class Policy(nn.Module):
     """A causal language model that is trained, what it is held near, and a value of every state.
 
     With an adapter the reference is the model with the adapter off; without one it is a frozen
-    copy. The value head starts at zero; it reads the policy's last hidden states, which get no
-    gradient from it, or with ``critic="separate"`` those of a trunk of its own, trained like the
-    policy's.
+    copy. The value head starts at zero; it reads the policy's last hidden state and the mean of
+    those of the completion up to it, which get no gradient from it, or with ``critic="separate"``
+    the last hidden state of a trunk of its own, trained like the policy's.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Policy(nn.Module):
         self.model: Any = model
         self.critic: Any = copy.deepcopy(model) if critic == "separate" else None
         self.frozen: Any = reference.requires_grad_(False).eval() if reference else None
-        self.value = nn.Linear(model.config.hidden_size, 1)
+        self.value = nn.Linear((2 if critic == "shared" else 1) * model.config.hidden_size, 1)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
 
@@ -98,7 +98,7 @@ class Policy(nn.Module):
     def values(self, states: Tensor, tokens: Tensor, attention: Tensor) -> Tensor:
         """Of the policy's states [n, time, width] before the last ``time`` tokens: [n, time]."""
         if self.critic is None:
-            states = states.detach()  # errors of the value must not move the policy
+            states = with_mean_so_far(states.detach())  # its errors must not move the policy
         else:
             states = _as_trunk(self.critic)(tokens, attention)[0][:, -states.shape[1] - 1 : -1]
         values: Tensor = self.value(states).squeeze(-1)
@@ -130,6 +130,12 @@ class Policy(nn.Module):
             trunk = _as_trunk(model).trunk
             trunk.activation_checkpointing_enable({"use_reentrant": False})
             trunk.train()  # transformers recomputes in training mode only; there is no dropout
+
+
+def with_mean_so_far(states: Tensor) -> Tensor:
+    """[n, time, width] -> [n, time, 2 width]: every state beside the mean of those up to it."""
+    counts = torch.arange(1, states.shape[1] + 1, device=states.device)
+    return torch.cat([states, states.cumsum(1) / counts[:, None]], -1)
 
 
 def _as_trunk(model: Any) -> LanguageModel:

@@ -146,6 +146,23 @@ def test_garbage_in_the_padding_changes_nothing() -> None:
         assert torch.equal(first[name][found.mask], second[name][found.mask])
 
 
+def test_a_shared_critic_reads_each_state_and_the_mean_up_to_it() -> None:
+    """Of the completion alone: not of its prompt, not of what comes later."""
+    policy = moved(adapted())
+    found = completions(policy, time=7)
+    with torch.no_grad():
+        policy.value.weight.normal_()
+    states, _, value = policy(found.tokens, found.attention, found.prompt)
+    own, of_mean = policy.value.weight[0].split(states.shape[-1])
+    for time in range(7):
+        mean = states[:, : time + 1].mean(1)
+        expected = states[:, time] @ own + mean @ of_mean + policy.value.bias
+        torch.testing.assert_close(value[:, time], expected)
+    value.sum().backward()
+    with_gradient = {name for name, p in policy.named_parameters() if p.grad is not None}
+    assert with_gradient == {"value.weight", "value.bias"}
+
+
 def test_a_critic_of_its_own_shares_nothing() -> None:
     config = Config(lora=4, lora_targets=("q_proj",), critic="separate")
     policy = make_policy(config, tiny.llama())

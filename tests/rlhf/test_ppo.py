@@ -163,17 +163,17 @@ def test_without_a_learning_rate_nothing_moves(
         assert line["kl_old_new"] < 1e-10
 
 
-def test_the_adaptive_coefficient_reaches_its_target(
+def test_the_adaptive_coefficient_brings_the_kl_back_to_its_target(
     there: list[str], tmp_path: Path, processes: Processes
 ) -> None:
-    argv = [*TINY, *there, "--iterations", "80", "--batch-size", "64", "--micro-batch", "64",
-            "--minibatches", "1", "--completion", "4", "--lr", "3e-3", "--beta", "0.1",
-            "--kl-target", "0.3", "--kl-horizon", "100", "--checkpoint-every", "100"]  # fmt: skip
+    argv = [*TINY, *there, "--iterations", "75", "--batch-size", "64", "--micro-batch", "64",
+            "--minibatches", "1", "--completion", "4", "--lr", "1e-2", "--beta", "0.1",
+            "--kl-target", "0.3", "--kl-horizon", "200", "--checkpoint-every", "100"]  # fmt: skip
     assert train(processes, *argv, "--out", tmp_path / "run").code == 0
     lines = metrics(tmp_path / "run")
+    assert max(line["objective/kl"] for line in lines) > 1.5  # a beta of 0.1 is far too small
     last = [line["objective/kl"] for line in lines[-10:]]
-    assert sum(last) / len(last) == pytest.approx(0.3, rel=0.3)
-    assert max(line["objective/kl"] for line in lines) > 0.5  # from where it was brought back
+    assert 0.15 < sum(last) / len(last) < 0.6
 
 
 def test_a_largest_kl_ends_the_run(there: list[str], tmp_path: Path, processes: Processes) -> None:
