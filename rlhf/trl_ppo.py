@@ -55,8 +55,8 @@ class PeerConfig(Config):
 
     METHOD = f"PPO of TRL {VERSION}"
 
-    value_lr: Positive = 3e-5
-    """Peak learning rate of the critic."""
+    value_lr: Positive = 1e-4
+    """Peak learning rate of the critic (with 3e-5 it lags behind: twice the loss at rollout 8)."""
 
     def conflicts(self) -> list[str]:
         """Options that this trainer lacks."""
