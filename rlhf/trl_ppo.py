@@ -1,6 +1,6 @@
 """TRL's last PPO trainer on our task, to be compared with: ``python -m rlhf.trl_ppo``.
 
-Needs TRL 1.12 on the path: ``make trl-1.12`` fetches it, ``PYTHONPATH=.venv-trl-1.12`` shows it.
+Needs TRL 1.12: ``make .venv-trl-1.12/ready`` fetches it, ``PYTHONPATH=.venv-trl-1.12`` shows it.
 """
 
 import importlib
@@ -82,7 +82,7 @@ def peer() -> Any:
 
     if trl.__version__ != VERSION:
         raise UserError(f"the PPO trainer is in TRL {VERSION}, found {trl.__version__}; `make "
-                        f"trl-1.12`, then PYTHONPATH={FOLDER}")  # fmt: skip
+                        f"{FOLDER}/ready`, then PYTHONPATH={FOLDER}")  # fmt: skip
     return importlib.import_module("trl.experimental.ppo.ppo_trainer")
 
 
