@@ -1,6 +1,7 @@
 """Pictures: rewards and KL over training, rewards against KL, and what a trainer reports."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def training(records: Sequence[dict[str, Any]], proxies: Sequence[str], path: Pa
     against, over, kl = figure.subplots(1, 3)
     steps = [r["step"] for r in records]
     root = [max(r["objective/kl"], 0.0) ** 0.5 for r in records]  # 0 up to rounding at first
-    for colour, name in zip(COLOURS, ["gold", *proxies], strict=False):
+    for colour, name in zip(cycle(COLOURS), ["gold", *proxies], strict=False):
         if f"rewards/{name}/mean" not in records[0]:
             continue
         rewards = [r[f"rewards/{name}/mean"] for r in records]
@@ -66,7 +67,8 @@ def frontier(
 
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
-    for colour, method in zip(COLOURS, dict.fromkeys(r["method"] for r in rows), strict=False):
+    methods = dict.fromkeys(row["method"] for row in rows)
+    for colour, method in zip(cycle(COLOURS), methods, strict=False):
         own = sorted((r for r in rows if r["method"] == method), key=lambda r: r["kl"])
         kl, gold = ([r[name] for r in own] for name in ("kl", "gold"))
         dx, dy = ([r[f"{name}_spread"] or 0.0 for r in own] for name in ("kl", "gold"))
@@ -74,8 +76,8 @@ def frontier(
         for row in own:
             axes.annotate(f"{row['beta']:g}", (row["kl"], row["gold"]), fontsize=8,
                           xytext=(4, -10), textcoords="offset points", color=colour)  # fmt: skip
-        for kl_then, gold_then in traces[method]:
-            axes.plot(kl_then, gold_then, ".", color=colour, markersize=3, alpha=0.25, zorder=0)
+        seen = torch.tensor(traces[method]).reshape(-1, 2).T  # none of TRL's PPO
+        axes.plot(*seen, ".", color=colour, markersize=3, alpha=0.25, zorder=0)
     if best:
         kl = [row["kl"] for row in best]
         for key, line, what in (("gold", "--", "proxy"), ("gold_by_gold", ":", "gold reward")):
@@ -99,7 +101,7 @@ def overoptimisation(series: Sequence[Any], path: Path) -> None:
     figure = Figure(figsize=(5 * len(series), 3.8), layout="constrained")
     for axes, one in zip(figure.subplots(1, len(series), squeeze=False)[0], series, strict=True):
         d = torch.linspace(0, one.d.max().item(), 200, dtype=torch.float64)
-        for colour, name in zip(COLOURS, ("gold", "proxy"), strict=False):
+        for colour, name in zip(COLOURS[:2], ("gold", "proxy"), strict=True):
             found = one.fits[name]
             axes.plot(one.d, one.rewards[name], ".", color=colour, alpha=0.6)
             axes.plot(d, found.reward(d), color=colour,

@@ -42,7 +42,7 @@ def _objective(axes: Any, schemes: Rows, best: float) -> None:
     groups: dict[float, list[dict[str, Any]]] = {}  # what ends alike is one line
     for row in schemes:
         groups.setdefault(round(row["objective"], 6), []).append(row)
-    for colour, group in zip((*COLOURS, "#777777"), groups.values(), strict=True):
+    for colour, group in zip((*COLOURS[:4], "#777777"), groups.values(), strict=True):
         steps, reached = zip(*group[0]["curve"], strict=True)
         names = [f"{row['estimate']}: {row['place']}" for row in group]
         told = ", ".join(names) if len(names) < 3 else f"{names[0]}, and {len(names) - 1} others"
@@ -58,7 +58,7 @@ def _objective(axes: Any, schemes: Rows, best: float) -> None:
 
 def _spread(axes: Any, values: Rows) -> None:
     kinds = dict.fromkeys(row["estimate"] for row in values)
-    for colour, kind in zip(COLOURS, kinds, strict=True):
+    for colour, kind in zip(COLOURS[:4], kinds, strict=True):
         own = [row for row in values if row["estimate"] == kind]
         nats = [row["nats"] for row in own]
         axes.plot(nats, [row["deviation"] for row in own], "o-", color=colour, label=kind)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from shared.errors import full_disk_is_a_user_error
 
 matplotlib.use("Agg")
-COLOURS: Sequence[str] = ("#3b6ea5", "#d1702b", "#4b8b3b", "#8b4b8b")
+COLOURS: Sequence[str] = ("#3b6ea5", "#d1702b", "#4b8b3b", "#8b4b8b", "#b03a48", "#4d9a9a")
 
 
 def save(figure: Figure, path: Path) -> None:

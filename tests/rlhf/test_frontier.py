@@ -1,4 +1,4 @@
-"""Best-of-n by hand, peaks that were seen and that were not, fits to curves that are known."""
+"""Best-of-n by hand, peaks seen and not seen, fits to curves that are known, the picture."""
 
 import json
 import math
@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from rlhf import frontier
+from rlhf import frontier, pictures
 from rlhf.overoptimisation import Fit
+from shared.figures import COLOURS
 from tests.rlhf import made_up
 
 CURVE = Fit("rl", 1.2, 0.6, 1.0)  # its peak is at e
@@ -76,3 +78,20 @@ def test_fits_of_a_run_are_in_standard_deviations_of_the_reference(tmp_path: Pat
 def test_without_samples_there_is_no_scale(tmp_path: Path) -> None:
     frontier.write([], [over(torch.linspace(0, 4, 30))], None, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_every_method_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """More methods than colours; one whose training left no trace."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(pictures, "save", lambda figure, _: drawn.append(figure))
+    methods = [f"method {i}" for i in range(len(COLOURS) + 2)]
+    rows = [
+        {"method": name, "beta": 0.1, "kl": i, "gold": 0.5, "kl_spread": None,
+         "gold_spread": 0.1, "reference_gold": 0.1}
+        for i, name in enumerate(methods)
+    ]  # fmt: skip
+    traces = {name: [(1.0, 0.2), (2.0, 0.3)] for name in methods} | {methods[0]: []}
+    pictures.frontier(rows, traces, [], tmp_path / "picture.png")
+    (axes,) = drawn[0].axes
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert told == ["reference", *methods]
