@@ -31,7 +31,7 @@ def curves(records: Sequence[dict[str, Any]], config: Config, path: Path) -> Non
     score.set_ylabel("score, mean of 100 episodes")
     score.set_title(f"{config.env}, {config.algo}", fontsize=9, loc="left")
 
-    for (name, label), colour in zip(NAMES.items(), COLOURS, strict=True):
+    for (name, label), colour in zip(NAMES.items(), COLOURS, strict=False):
         # The exact one wide and below the others, which often lie upon it.
         wide = {"lw": 3, "alpha": 0.5} if name == "kl" else {"alpha": 0.8}
         line(kl, records, name, color=colour, label=label, **wide)
