@@ -92,15 +92,10 @@ def rows_of(seeds: int) -> dict[str, Row]:
     separate = f"{against} --beta {SEPARATE_BETA:g} --critic separate"
     return found | {
         "separate": Row("rlhf.ppo", separate, seeds, "PPO, separate critic", SEPARATE_BETA),
-        "trl": Row(
-            "rlhf.trl_ppo",
-            f"{against} --beta {SEPARATE_BETA:g}",
-            seeds,
-            f"PPO of TRL {trl_ppo.VERSION}",
-            SEPARATE_BETA,
-        ),
+        "trl": Row("rlhf.trl_ppo", f"{against} --beta {SEPARATE_BETA:g}", seeds,
+                   f"PPO of TRL {trl_ppo.VERSION}", SEPARATE_BETA),
         "over": Row("rlhf.ppo", over, min(seeds, OVER_SEEDS)),
-    }
+    }  # fmt: skip
 
 
 def runs_of(name: str, row: Row) -> list[str]:

@@ -56,7 +56,7 @@ class PeerConfig(Config):
     METHOD = f"PPO of TRL {VERSION}"
 
     value_lr: Positive = 1e-4
-    """Peak learning rate of the critic (with 3e-5 it lags behind: twice the loss at rollout 8)."""
+    """Peak learning rate of the critic. TRL's own configuration has one rate for both."""
 
     def conflicts(self) -> list[str]:
         """Options that this trainer lacks."""
@@ -210,7 +210,7 @@ class Record(TrainerCallback):
 
 def train(preset: str, config: PeerConfig) -> None:
     """The whole of training, from prompts to the run folder's summary."""
-    accelerator = start(config)
+    accelerator = start(config, cpu=True)  # where TRL's trainer is told to stay, too
     if accelerator.num_processes > 1:
         raise UserError("rlhf.trl_ppo: TRL's trainer with an adapter runs on one process only")
     module, tokenizer = peer(), tokenizer_of(config)
@@ -224,8 +224,7 @@ def train(preset: str, config: PeerConfig) -> None:
     record = Record(run, rewarded)
     with third_party(), patch.object(module, "get_reward", rewarded.get_reward):
         trainer = make_trainer(config, tokenizer, prompts, rewarded, record, config.value_lr)
-        reference = trainer.ref_model
-        policy = Policy(trainer.policy_model, reference)
+        policy = Policy(trainer.policy_model, trainer.ref_model)
         task.fit_scale(policy, prompts)
         trainer.remove_callback(PrinterCallback)
         trainer.train()

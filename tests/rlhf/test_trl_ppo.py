@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rlhf import trl_ppo
 from rlhf.prompts import Prompts
@@ -63,12 +63,11 @@ def test_rewards_are_those_of_our_loop(tmp_path: Path) -> None:
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
     assert rewarded.told == [pytest.approx(told)]
     assert rewarded.get_reward(other, rows, PAD, 3) == (other, rows, PAD, 3)
-    assert isinstance(scores, Tensor)
 
 
 @pytest.mark.skipif(not (ROOT / FOLDER / "trl").is_dir(), reason="`make bench-rlhf` fetches it")
 def test_a_run(tmp_path: Path) -> None:
-    """Two rates, a critic of zeros, our rewards in its log and our evaluation at its end."""
+    """Our rewards in its log, a policy that starts at the reference, our evaluation at its end."""
     model = tiny.write_model(tmp_path / "model")
     reward = tiny.write_reward_model(tmp_path / "reward")
     prompts = tmp_path / "prompts.jsonl"
@@ -90,8 +89,6 @@ def test_a_run(tmp_path: Path) -> None:
     first = records[0]
     assert first["objective/kl_k1"] == pytest.approx(0, abs=1e-4)
     assert first[f"rewards/{reward}/mean"] == first["rewards/gold/mean"]
-    # Of a critic of zeros the loss is half the mean square of what the scores give as targets.
-    assert 0 < first["loss/value_avg"] < 10
     told = json.loads((tmp_path / "run/summary.json").read_text())
     assert told["steps"] == 2
     assert told["evaluation"]["kl"] > 0
