@@ -120,6 +120,23 @@ def test_samples_have_the_models_distribution() -> None:
     assert torch.allclose(share, (logits / 0.7).softmax(-1), atol=2 / n)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_ratios_estimate_the_exact_kl_of_a_sequence(temperature: float) -> None:
+    """At the temperature of sampling only: of any other distribution k1 is biased."""
+    policy, n = moved(adapted()), 2000
+    uniforms = torch.rand(n, 12, generator=torch.Generator().manual_seed(2))
+    found = sample(policy.lm, [PROMPTS[0]] * n, uniforms, [END], PAD, temperature)
+    assert 0.1 < found.ended.float().mean() < 0.9  # completions of many lengths
+    said = judge(policy, found, temperature, micro_batch=500)
+    assert said["kl"].min() >= 0
+    off = (said["log_prob"] - said["reference"] - said["kl"]).sum(1).double()
+    error = (off.std() / n**0.5).item()
+    assert abs(off.mean().item()) < 4 * error < 0.1 * said["kl"].sum(1).mean().item()
+    other = judge(policy, found, 1.5, micro_batch=500)
+    off = (other["log_prob"] - other["reference"] - other["kl"]).sum(1).double()
+    assert abs(off.mean().item()) > 4 * (off.std() / n**0.5).item()
+
+
 def test_padding_that_is_the_end_of_text_is_no_end() -> None:
     tokens, attention = padded([[5], [6, 7]], END)
     assert tokens.tolist() == [[END, 5], [6, 7]]
