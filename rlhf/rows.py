@@ -48,10 +48,18 @@ def _from_file(path: Path) -> list[Row]:
     if path.suffix == ".json":
         rows = json.loads(text)
     else:
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        lines = enumerate(text.split("\n"), 1)
+        rows = [_from_line(number, line) for number, line in lines if line.strip()]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("its rows are no JSON objects")
     return rows
+
+
+def _from_line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
 
 
 def _from_hub(what: str, name: str, looks_like_a_file: bool) -> list[Row]:

@@ -27,6 +27,7 @@ from rlhf import task
 from rlhf.trl_folder import InOurFolder
 from shared import checkpoint, cli
 from shared.run import Run
+from trpo_ppo import update
 from trpo_ppo.envs import Environments
 
 PROGRAMS = {
@@ -104,13 +105,18 @@ def kill(seconds: str) -> None:
 
 
 def not_a_number(step: str) -> None:
-    """NaN in the gradient of the so-manieth backward pass (counted from 1)."""
+    """NaN in the so-manieth gradient that is computed (counted from 1)."""
     original, calls = Accelerator.backward, iter(range(1, 1_000_000))
+    gathered = update.flat
 
     def backward(self: Accelerator, loss: torch.Tensor, **given: Any) -> None:
         original(self, loss * float("nan") if next(calls) == int(step) else loss, **given)
 
+    def flat(gradients: Any) -> torch.Tensor:  # PPO for control writes them out by hand
+        return gathered(gradients) * (float("nan") if next(calls) == int(step) else 1)
+
     Accelerator.backward = backward  # type: ignore[method-assign]
+    update.flat = flat
 
 
 def worthless(call: str) -> None:

@@ -165,10 +165,20 @@ class Campaign:
     def truncated(self, _: int) -> list[str]:
         return self.damaged(0, lambda path: os.truncate(path, path.stat().st_size // 2))
 
+    def cut_input(self, _: int) -> list[str]:
+        run, found = self.root / "cut", []
+        for file in self.app.inputs:
+            whole = file.read_bytes()
+            os.truncate(file, len(whole) // 2)
+            self.expect(self.run("--out", run), 2, str(file.parent))
+            file.write_bytes(whole)
+            if run.exists():
+                raise UserError(f"{self.app.program}: half of {file} is refused, but {run} is left")
+            found.append("refused, the place named")
+        return found
+
     def not_a_number(self, _: int) -> list[str]:
-        if "trpo" in self.app.program:  # its gradients are written out by hand
-            return []
-        return self.poisoned(f"nan:{self.app.step}", "not applied")
+        return self.poisoned(f"nan:{self.app.gradient}", "not applied")
 
     def reward_not_a_number(self, _: int) -> list[str]:
         match self.app.program:
@@ -198,6 +208,7 @@ FAULTS: dict[str, Callable[[Campaign, int], list[str]]] = {
     "disk full while a checkpoint is written": Campaign.disk_full,
     "a flipped byte, in each file of a checkpoint": Campaign.damaged,
     "each file of a checkpoint cut in half": Campaign.truncated,
+    "each file of data and pretrained model cut in half": Campaign.cut_input,
     "NaN in a gradient": Campaign.not_a_number,
     "NaN from a reward or an environment": Campaign.reward_not_a_number,
     "a second process on the same folder": Campaign.twice_in_one_folder,

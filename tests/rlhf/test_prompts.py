@@ -148,7 +148,7 @@ def test_a_prompt_that_is_too_long_is_refused(tmp_path: Path) -> None:
     [
         ("a.jsonl", b"", "holds no rows"),
         ("a.json", b"[]", "holds no rows"),
-        ("a.jsonl", b'{"prompt": "ba"', r"cannot be read \("),
+        ("a.jsonl", b'{"prompt": "ba"}\n\n{"prompt": "bo', r"cannot be read \(line 3, column 12: "),
         ("a.jsonl", b'"ba"\n', "its rows are no JSON objects"),
         ("a.json", b'{"prompt": "ba"}', "its rows are no JSON objects"),
         ("a.jsonl", b"\xff\xfe", "cannot be read"),
