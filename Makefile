@@ -16,14 +16,11 @@ MNIST := data/MNIST/raw/t10k-labels-idx1-ubyte
 SMOLLM2 := data/smollm2-135m-instruct/manifest.json
 BROWN := data/brown.json
 
-# One process: python -m. Several: torchrun on CPUs, accelerate launch with a shipped configuration
-# on GPUs. LAUNCH is cpu, ddp, fsdp, zero2 or zero3.
+# LAUNCH is cpu, ddp, fsdp, zero2 or zero3.
 ifeq ($(NPROC),1)
   RUN := $(BIN)/python -m
-else ifeq ($(LAUNCH),cpu)
-  RUN := KL_ZOO_PROCESSES=$(NPROC) ACCELERATE_USE_CPU=true $(BIN)/torchrun --standalone --nproc_per_node $(NPROC) -m
 else
-  RUN := KL_ZOO_PROCESSES=$(NPROC) $(BIN)/accelerate launch --config_file shared/accelerate/$(LAUNCH).yaml --num_processes $(NPROC) -m
+  RUN := $(BIN)/python -m shared.processes $(NPROC) $(LAUNCH)
 endif
 
 # A resumed run brings its preset and seed with it.

@@ -1,20 +1,14 @@
 """Two processes (gloo) compute what one computes, and stop, resume and fail together."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.helpers import (
-    QUIET,
-    ROOT,
     TINY,
     Processes,
     assert_same_run,
-    free_port,
     last_state,
     metrics,
     refused,
@@ -126,18 +120,3 @@ def test_nan_and_full_disk_end_both(tmp_path: Path, processes: Processes) -> Non
         refused(result, *words)
         assert result.errs[1] == ""
         assert (run / "checkpoints/step-00000003/manifest.json").exists()
-
-
-def test_torchrun_ends_cleanly(tmp_path: Path) -> None:
-    """The documented command; nothing on standard error, not even from the communication layer."""
-    run = tmp_path / "run"
-    result = subprocess.run(
-        [Path(sys.executable).parent / "torchrun", "--nproc_per_node", "2",
-         "--master_port", str(free_port()), "-m", "vae.train", *TINY, "--out", run],
-        cwd=ROOT, env=os.environ | QUIET, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    assert result.stdout.count("epoch 2/2") == 1
-    assert "2 process(es) x 12.5" in result.stdout
-    assert (run / "summary.json").exists()

@@ -113,14 +113,14 @@ def test_every_launch_configuration_is_read_by_accelerate(name):
     expected = {"ddp": "MULTI_GPU", "fsdp": "FSDP"}.get(name, "DEEPSPEED")
     assert config.distributed_type == expected
     command = make("train-vae", "NPROC=2", f"LAUNCH={name}", "PRESET=smoke")
-    assert f"accelerate launch --config_file {path.relative_to(ROOT)}" in command
+    assert f"python -m shared.processes 2 {name} vae.train smoke" in command
 
 
 def test_the_same_variables_reach_the_program():
     one = make("train-vae", "PRESET=smoke", "SEED=3", "ARGS=--beta 4")
     assert "python -m vae.train smoke --seed 3 --beta 4" in one
     assert "-m vae.train --resume runs/x" in make("train-vae", "RESUME=runs/x", "SEED=3")
-    assert "torchrun --standalone --nproc_per_node 2" in make("train-vae", "NPROC=2", "LAUNCH=cpu")
+    assert "-m shared.processes 2 cpu vae.train" in make("train-vae", "NPROC=2", "LAUNCH=cpu")
 
 
 @pytest.mark.parametrize(
