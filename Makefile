@@ -37,7 +37,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 24
 	@echo
 	@echo "variables       PRESET=smoke|default|paper  SEED=0  ARGS='--beta 4'  RESUME=runs/vae-default"
-	@echo "                NPROC=2  LAUNCH=cpu|ddp|fsdp|zero2|zero3"
+	@echo "                NPROC=2  LAUNCH=cpu|ddp|fsdp|zero2|zero3  NNODES=2 NODE_RANK=0 MASTER_ADDR=HOST"
 
 setup: $(READY)  ## .venv with the pinned requirements; every other target does it by itself
 

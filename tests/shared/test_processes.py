@@ -11,15 +11,17 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.helpers import QUIET, ROOT, TINY
+from shared.errors import UserError
+from shared.processes import launch
+from tests.helpers import QUIET, ROOT, TINY, assert_same_run, free_port
 
 LONG = [*TINY, "--epochs", "10000", "--checkpoint-every", "1"]
 
 
-def start(*argv: Any) -> "subprocess.Popen[str]":
+def start(*argv: Any, **env: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "shared.processes", *map(str, argv)],
-        cwd=ROOT, env=os.environ | QUIET, text=True,
+        cwd=ROOT, env=os.environ | QUIET | env, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -33,6 +35,25 @@ def begun(run: Path) -> "subprocess.Popen[str]":
         assert time.monotonic() < end
         time.sleep(0.05)
     return launcher
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"NNODES": "0"}, "NNODES=0: must be a whole number"),
+        ({"NNODES": "2"}, "needs MASTER_ADDR"),
+        ({"NNODES": "2", "MASTER_ADDR": "a"}, "NODE_RANK, 0 on the first"),
+        ({"NNODES": "2", "MASTER_ADDR": "a", "NODE_RANK": "2"}, "must be one of 0 to 1"),
+        ({"NNODES": "3", "MASTER_ADDR": "a", "NODE_RANK": "2"}, "a multiple of NNODES=3"),
+    ],
+)
+def test_machines_that_are_none(
+    env: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=said):
+        launch("2", "ddp", ["vae.train"])
 
 
 @pytest.mark.parametrize(
@@ -52,14 +73,29 @@ def test_an_error_is_one_line(argv: list[str], said: str) -> None:
     assert said in err
 
 
-@pytest.mark.parametrize("how", ["cpu", "ddp"])  # torchrun, Accelerate
-def test_nothing_is_said_of_what_went_well(how: str, tmp_path: Path) -> None:
-    launcher = start(2, how, "vae.train", *TINY, "--out", tmp_path / "run")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes; nothing is said of what went well."""
+    run = tmp_path_factory.mktemp("processes") / "whole"
+    launcher = start(2, "cpu", "vae.train", *TINY, "--out", run)
     out, err = launcher.communicate(timeout=120)
     assert (launcher.returncode, err) == (0, "")
     assert out.count("epoch 2/2") == 1
     assert "2 process(es) x 12.5" in out
-    assert (tmp_path / "run/summary.json").exists()
+    return run
+
+
+@pytest.mark.parametrize("how", ["cpu", "ddp"])  # torchrun, Accelerate
+def test_two_machines_do_what_one_does(how: str, whole: Path, tmp_path: Path) -> None:
+    """Both of them this one, a process each."""
+    run = tmp_path / "run"
+    where = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    argv = [2, how, "vae.train", *TINY, "--out", run]
+    both = [start(*argv, **where, NODE_RANK=rank) for rank in ("0", "1")]
+    said = [machine.communicate(timeout=120) for machine in both]
+    assert [machine.returncode for machine in both] == [0, 0], said
+    assert [out.count("epoch 2/2") for out, _ in said] == [1, 0]
+    assert_same_run(whole, run)
 
 
 def test_an_interruption_is_passed_on(tmp_path: Path) -> None:
