@@ -106,7 +106,8 @@ def test_runs_are_trained_seed_after_seed(made: list[str]) -> None:
 
 @pytest.mark.parametrize(("only", "expected"), [
     ("dpo-beta0.1", ["dpo-beta0.1-seed0", "dpo-beta0.1-seed1"]),
-    ("rloo", ["reward-seed0", "publish reward-seed0", "rloo-beta0.1-seed0", "rloo-beta0.1-seed1"]),
+    ("rloo-beta0.1",
+     ["reward-seed0", "publish reward-seed0", "rloo-beta0.1-seed0", "rloo-beta0.1-seed1"]),
     ("reward", ["reward-seed0", "publish reward-seed0"]),
     ("study", ["rlhf.study"]),
 ])  # fmt: skip
@@ -119,7 +120,7 @@ def test_some_runs_only(only: str, expected: list[str], made: list[str], there: 
 def test_a_committed_reward_model_is_enough(made: list[str], there: Path) -> None:
     made_up.write_adapters()
     publish.publish_reward(RUNS / REWARD)
-    reproduce.train(rows_of(seeds=1), "rloo")
+    reproduce.train(rows_of(seeds=1), "rloo-beta0.1")
     assert made == ["rloo-beta0.1-seed0"]
     assert there.is_dir()
 
