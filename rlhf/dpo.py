@@ -10,13 +10,14 @@ from rlhf.prompts import read_preferences, read_prompts
 from rlhf.reference_kl import ReferenceKL
 from rlhf.report import finish
 from rlhf.task import Task
-from rlhf.trl_runs import TrainerConfig, adapter, common, first, third_party, train_with
+from rlhf.trl_runs import TrainerConfig, adapter, common, first
 from shared import cli
 from shared.config import Count, CountOrZero, Positive
 from shared.folder import read_metrics
 from shared.language_model import load_causal, locate
 from shared.launch import on_main, start
 from shared.run import Run
+from shared.trl_training import third_party, train_with
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def train(preset: str, config: Config) -> None:
         f"units    KL in nats per sequence"
     )
     trainer.add_callback(ReferenceKL(run, policy, task, prompts, config.kl_every))
-    if train_with(trainer, run, config):
+    if train_with(trainer, run, config.checkpoint_every):
         finish(run, config, policy, task, tokenizer)
         panels = ("loss", "rewards/accuracies", "rewards/margins")
         pictures.curves(read_metrics(run.folder), panels, run.folder / "pictures" / "loss.png")

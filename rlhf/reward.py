@@ -18,7 +18,7 @@ from rlhf.evaluate import mean_and_error
 from rlhf.policies import save_model
 from rlhf.prompts import read_preferences
 from rlhf.reward_model import load_reward_model
-from rlhf.trl_runs import TrainerConfig, adapter, common, first, third_party, train_with
+from rlhf.trl_runs import TrainerConfig, adapter, common, first
 from shared import cli
 from shared.config import Count, CountOrZero, NonNegative
 from shared.errors import UserError, full_disk_is_a_user_error
@@ -28,6 +28,7 @@ from shared.language_model import load_causal, locate
 from shared.launch import on_main, start
 from shared.run import Run
 from shared.seeding import NOISE, generator
+from shared.trl_training import third_party, train_with
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def train(preset: str, config: Config) -> None:
         f"data     {len(pairs):,} pairs to train on, {config.epochs} passes; "
         f"{len(unseen):,} held out"
     )
-    if train_with(trainer, run, config):
+    if train_with(trainer, run, config.checkpoint_every):
         leave(run, config, trainer.model, tokenizer, unseen)
 
 

@@ -14,7 +14,7 @@ from rlhf.reference_kl import ReferenceKL
 from rlhf.report import finish
 from rlhf.rewards import call
 from rlhf.task import Task
-from rlhf.trl_runs import TrainerConfig, adapter, common, third_party, train_with
+from rlhf.trl_runs import TrainerConfig, adapter, common
 from shared import cli
 from shared.batches import stream
 from shared.config import Count, Positive
@@ -23,6 +23,7 @@ from shared.folder import read_metrics
 from shared.language_model import load_causal, locate
 from shared.launch import on_main, start
 from shared.run import Run
+from shared.trl_training import third_party, train_with
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def train(preset: str, config: Config) -> None:
         f"units    KL in nats per sequence; kl as TRL has it is per token"
     )
     trainer.add_callback(ReferenceKL(run, policy, task, unseen, config.kl_every))
-    if train_with(trainer, run, config):
+    if train_with(trainer, run, config.checkpoint_every):
         finish(run, config, policy, task, tokenizer)
         panels = ("reward", "kl", "entropy")
         pictures.curves(read_metrics(run.folder), panels, run.folder / "pictures" / "trl.png")

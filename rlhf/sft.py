@@ -16,7 +16,7 @@ from rlhf.prompts import is_held_out, read_preferences, read_prompts
 from rlhf.report import leave
 from rlhf.rows import read_rows
 from rlhf.task import Task
-from rlhf.trl_runs import TrainerConfig, adapter, common, first, third_party, train_with
+from rlhf.trl_runs import TrainerConfig, adapter, common, first
 from shared import cli
 from shared.config import Count, CountOrZero
 from shared.errors import UserError, full_disk_is_a_user_error
@@ -24,6 +24,7 @@ from shared.folder import read_metrics
 from shared.language_model import load_causal, locate
 from shared.launch import on_main, start
 from shared.run import Run
+from shared.trl_training import third_party, train_with
 
 COLUMNS = (("prompt", "completion"), ("messages",), ("text",))  # what SFTTrainer reads
 
@@ -118,7 +119,7 @@ def train(preset: str, config: Config) -> None:
             peft_config=lora,
         )
     run.say(f"run      {run.folder}\ndata     {len(examples):,} examples, {config.epochs} passes")
-    if train_with(trainer, run, config):
+    if train_with(trainer, run, config.checkpoint_every):
         seconds, records = round(run.elapsed(), 1), read_metrics(run.folder)
         with full_disk_is_a_user_error(run.folder / "pictures"):
             (run.folder / "pictures").mkdir(exist_ok=True)

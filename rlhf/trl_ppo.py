@@ -32,13 +32,13 @@ from rlhf.prompts import Prompts, read_prompts
 from rlhf.report import leave
 from rlhf.rollout import cut_at_end
 from rlhf.task import Task
-from rlhf.trl_runs import third_party
 from shared import cli, interrupt
 from shared.config import Positive
 from shared.errors import UserError
 from shared.language_model import load_causal, locate
 from shared.launch import start
 from shared.run import Run
+from shared.trl_training import third_party
 
 VERSION = "1.12.0"
 FOLDER = Path(".venv-trl-1.12")  # of this TRL alone; the rest is that of requirements.txt

@@ -1,23 +1,17 @@
-"""What the programs that train with TRL share: options, a trainer's arguments, the training."""
+"""What the programs that train with TRL share: options, a trainer's arguments, an adapter."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from peft import LoraConfig
 from torch import nn
-from transformers import PrinterCallback
 
 from rlhf.config import LanguageConfig
-from rlhf.trl_folder import SCRATCH, InOurFolder, go_on
-from shared import interrupt
 from shared.config import Count, CountOrZero, Positive
 from shared.distributed import world_size
-from shared.errors import Interrupted, UserError, full_disk_is_a_user_error
+from shared.errors import UserError
 from shared.run import Run
+from shared.trl_training import arguments
 
 
 @dataclass(frozen=True)
@@ -60,8 +54,7 @@ def common(run: Run, config: TrainerConfig) -> dict[str, Any]:
             f"--batch-size {config.batch_size}: must be a multiple of --micro-batch "
             f"{config.micro_batch} x {world_size()} processes"
         )
-    return {
-        "output_dir": str(run.checkpoints / SCRATCH),
+    return arguments(run) | {
         "per_device_train_batch_size": config.micro_batch,
         "gradient_accumulation_steps": config.batch_size // alone,
         "learning_rate": config.lr,
@@ -69,54 +62,8 @@ def common(run: Run, config: TrainerConfig) -> dict[str, Any]:
         "warmup_steps": config.warmup,
         "weight_decay": 0.0,
         "max_grad_norm": config.max_gradient,
-        # TRL's defaults of the first two are True.
-        "activation_checkpointing": config.activation_checkpointing,
-        "bf16": config.mixed_precision == "bf16",
-        "use_cpu": run.accelerator.device.type == "cpu",  # transformers has no bf16 there without
-        "seed": config.seed,
-        "logging_steps": 1,  # so that no mean reaches over a checkpoint
-        "logging_nan_inf_filter": False,
-        "save_strategy": "no",  # rlhf.trl_folder asks for checkpoints
-        "report_to": "none",  # shared.run has the trackers
-        "disable_tqdm": True,
-        "log_level": "error",
-        "log_level_replica": "error",
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "ddp_find_unused_parameters": False,
+        "activation_checkpointing": config.activation_checkpointing,  # TRL's default is True
     }
-
-
-def train_with(trainer: Any, run: Run, config: TrainerConfig) -> bool:
-    """Train to the end, from the checkpoint to resume from if there is one.
-
-    True on the main process: what is left (evaluation, pictures) is its alone.
-
-    Raises:
-        Interrupted: SIGINT or SIGTERM reached any of the processes; a checkpoint is written.
-        UserError: the gradient is not finite, the disk is full, or the checkpoint is unusable.
-    """
-    ours = InOurFolder(run)  # after the other callbacks: it writes what they found
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ours)
-    try:
-        with full_disk_is_a_user_error(run.checkpoints), third_party():
-            if config.resume:
-                go_on(run, trainer, ours)
-            else:
-                trainer.train()
-    except RuntimeError as error:
-        if "inline_container" not in str(error):
-            raise
-        raise UserError(  # torch.save to a file hides what the operating system said
-            f"{run.checkpoints}: cannot be written, the disk is full or over its quota; "
-            f"what was saved before is intact"
-        ) from error
-    is_main: bool = run.accelerator.is_main_process
-    run.accelerator.end_training()
-    if ours.signum:
-        raise Interrupted(ours.signum, run.folder)
-    interrupt.uninstall()
-    return is_main
 
 
 def adapter(config: LanguageConfig, model: Any, task: str, **more: Any) -> LoraConfig | None:
@@ -143,15 +90,3 @@ def adapter(config: LanguageConfig, model: Any, task: str, **more: Any) -> LoraC
 def first(rows: Any, limit: int) -> Any:
     """The first ``limit`` rows of a data set; 0: all."""
     return rows.select(range(min(limit, len(rows)))) if limit else rows
-
-
-@contextmanager
-def third_party() -> Iterator[None]:
-    """Around TRL's trainers: no warning that PEFT and TRL use a name that transformers renames."""
-    from datasets import disable_progress_bars  # seconds to import, as TRL
-
-    disable_progress_bars()
-    with warnings.catch_warnings():
-        renamed = r"`\w*gradient_checkpointing\w*` is deprecated"
-        warnings.filterwarnings("ignore", renamed, FutureWarning)
-        yield

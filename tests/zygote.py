@@ -24,9 +24,9 @@ from accelerate.utils import DistributedType
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from rlhf import task
-from rlhf.trl_folder import InOurFolder
 from shared import checkpoint, cli
 from shared.run import Run
+from shared.trl_folder import InOurFolder
 from trpo_ppo import update
 from trpo_ppo.envs import Environments
 

@@ -110,8 +110,8 @@ class Config(RunConfig):
             found.append(f"--objective {self.objective}: --backend trl has forward, reverse, js")
         if self.on_policy != 1:
             found.append(f"--on-policy {self.on_policy}: --backend trl needs 1")
-        if self.resume:
-            found.append("--resume: not with --backend trl")
+        if self.optimizer != "adam":
+            found.append(f"--optimizer {self.optimizer}: --backend trl has adam")
         return found
 
 

@@ -59,7 +59,8 @@ def finish(run: Run, config: Config, student: LanguageModel, lessons: Lessons) -
     seconds, records = round(run.elapsed(), 1), read_metrics(run.folder)
     with full_disk_is_a_user_error(run.folder / "pictures"):
         (run.folder / "pictures").mkdir(exist_ok=True)
-        pictures.curves({config.objective: records}, run.folder / "pictures" / "curves.png")
+        measured = [line for line in records if "unseen_agreement" in line]  # all but some of TRL's
+        pictures.curves({config.objective: measured}, run.folder / "pictures" / "curves.png")
     summary = {"steps": run.step, "training_seconds": seconds, "training": records[-1]}
     leave(run.folder, run.preset, config, student, lessons.teacher, lessons.tokenizer,
           lessons.unseen, summary)  # fmt: skip

@@ -1,18 +1,49 @@
 """The same distillation by TRL's DistillationTrainer: on-policy, our data, student, evaluation."""
 
-import time
 from pathlib import Path
+from statistics import mean
+from typing import Any
 
-import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from distillation.lm.config import Config
-from distillation.lm.lessons import read_blocks
+from distillation.lm.lessons import Lessons, prepare, read_blocks
 from distillation.lm.model import load, start_student, trainable
-from distillation.lm.report import leave
-from shared.folder import claim
-from shared.language_model import LanguageModel
+from distillation.lm.report import finish, introduce, unseen_metrics
+from shared.distributed import world_size
+from shared.errors import UserError
+from shared.folder import read_metrics
+from shared.language_model import LanguageModel, locate
+from shared.launch import need_whole_weights, on_main, start
+from shared.run import Run
+from shared.trl_training import arguments, third_party, train_with
 
 BETA = {"forward": 0.0, "js": 0.5, "reverse": 1.0}  # TRL's name for the choice of divergence
+
+
+class Unseen(TrainerCallback):
+    """Adds the distance on held-out text to what the trainer logs, once an epoch of ours."""
+
+    def __init__(self, run: Run, config: Config, student: LanguageModel, lessons: Lessons) -> None:
+        self.run, self.student, self.lessons = run, student, lessons
+        self.size, self.every = config.batch_size, steps_of_an_epoch(config)
+
+    @override
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        logs: dict[str, float] = given["logs"]
+        if "loss" in logs and state.global_step % self.every == 0 and state.is_world_process_zero:
+            lines = [*read_metrics(self.run.folder), logs][-self.every :]
+            lengths = [line["completions/mean_length"] for line in lines]
+            logs["tokens"] = self.size * mean(lengths)  # of a step
+            logs |= unseen_metrics(self.student, self.lessons)
+            given["model"].train()
+
+
+def steps_of_an_epoch(config: Config) -> int:
+    return -(-config.epoch_blocks // config.batch_size)
 
 
 def train_with_trl(preset: str, config: Config) -> None:
@@ -20,43 +51,50 @@ def train_with_trl(preset: str, config: Config) -> None:
     from datasets import Dataset  # seconds to import
     from trl import DistillationConfig, DistillationTrainer
 
+    accelerator = start(config)
+    need_whole_weights(accelerator, "--backend trl: samples from")
+    own = min(config.micro_batch, config.batch_size // world_size())
+    if not own or config.batch_size % (own * world_size()):
+        raise UserError(
+            f"--batch-size {config.batch_size}: --backend trl needs a multiple of --micro-batch "
+            f"{config.micro_batch} x {world_size()} processes"
+        )
+    on_main(accelerator, lambda: locate(config.teacher, Path(config.data)))
     teacher, tokenizer = load("--teacher", config.teacher, Path(config.data))
-    student = start_student(config.student, config.layers, teacher, Path(config.data))
-    blocks, unseen = read_blocks(config, tokenizer)
-    prompts = tokenizer.batch_decode(blocks.tokens[:, : config.prompt])
-    folder = claim("distill-lm", preset, config)
-    model = student.to_transformers()
-    trainable(LanguageModel(model), config.train_embeddings)
+    model = start_student(
+        config.student, config.layers, teacher, Path(config.data)
+    ).to_transformers()
+    student = LanguageModel(model).to(accelerator.device)  # of the same weights
+    trainable(student, config.train_embeddings)
+    blocks, unseen = on_main(accelerator, lambda: read_blocks(config, tokenizer))
+    run = Run("distill-lm", preset, config, accelerator)
+    lessons = prepare(config, run, teacher.to(accelerator.device), tokenizer, blocks, unseen)
+    introduce(run, config, student, lessons)
     tokenizer.padding_side = "left"
-    arguments = DistillationConfig(
-        output_dir=str(folder / "trl"),
-        beta=BETA[config.objective],
-        temperature=config.temperature,
-        max_completion_length=config.length + 1 - config.prompt,
-        per_device_train_batch_size=config.batch_size,
-        max_steps=-(-config.epoch_blocks // config.batch_size) * config.epochs,
-        learning_rate=config.lr,
-        warmup_steps=config.warmup,
-        lr_scheduler_type="cosine",
-        max_grad_norm=config.clip,
-        bf16=config.mixed_precision == "bf16",
-        use_cpu=not torch.accelerator.is_available(),  # transformers has no bf16 there without
-        activation_checkpointing=False,
-        save_strategy="no",
-        report_to=list(config.trackers) or "none",
-        seed=config.seed,
-    )
-    trainer = DistillationTrainer(
-        model=model,
-        teacher_model=teacher.to_transformers(),
-        args=arguments,
-        train_dataset=Dataset.from_dict({"prompt": prompts}),
-        processing_class=tokenizer,
-    )
-    started = time.perf_counter()
-    trainer.train()
-    if trainer.is_world_process_zero():
-        trained = LanguageModel(trainer.accelerator.unwrap_model(trainer.model)).cpu()
-        summary = {"steps": arguments.max_steps, "log": trainer.state.log_history,
-                   "training_seconds": round(time.perf_counter() - started, 1)}  # fmt: skip
-        leave(folder, preset, config, trained.float(), teacher, tokenizer, unseen, summary)
+    every = steps_of_an_epoch(config)
+    with third_party():
+        trainer = DistillationTrainer(
+            model=model,
+            teacher_model=teacher.to_transformers(),
+            args=DistillationConfig(
+                **arguments(run),
+                beta=BETA[config.objective],
+                temperature=config.temperature,
+                max_completion_length=config.length + 1 - config.prompt,
+                per_device_train_batch_size=own,
+                gradient_accumulation_steps=config.batch_size // (own * world_size()),
+                max_steps=every * config.epochs,
+                learning_rate=config.lr,
+                warmup_steps=config.warmup,
+                lr_scheduler_type="cosine",
+                max_grad_norm=config.clip,
+                activation_checkpointing=False,  # TRL's default is True
+            ),
+            train_dataset=Dataset.from_dict(
+                {"prompt": tokenizer.batch_decode(blocks.tokens[:, : config.prompt])}
+            ),
+            processing_class=tokenizer,
+        )
+    trainer.add_callback(Unseen(run, config, student, lessons))
+    if train_with(trainer, run, config.checkpoint_every * every):
+        finish(run, config, student, lessons)

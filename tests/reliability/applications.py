@@ -51,6 +51,11 @@ def applications(root: Path) -> dict[str, Application]:
             "--epochs", "2", "--epoch-blocks", "11", "--batch-size", "5", "--checkpoint-every", "1",
             "--data", root / "data",
         ], 5, 5, OWN, weights),
+        "distillation.lm (TRL)": Application("distillation.lm.train", [
+            "smoke", "--teacher", model, "--text", texts, "--layers", "0", "--length", "8",
+            "--epochs", "2", "--epoch-blocks", "12", "--batch-size", "4", "--checkpoint-every", "1",
+            "--backend", "trl", "--on-policy", "1", "--prompt", "3", "--data", root / "data",
+        ], 5, 5, ["progress.json", "manifest.json"], weights),
         "rlhf.ppo": Application("rlhf.ppo", [
             *language, *lora, "--iterations", "4", "--batch-size", "6", "--completion", "8",
             "--checkpoint-every", "1",

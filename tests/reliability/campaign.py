@@ -229,8 +229,8 @@ def main() -> None:
             raise UserError(f"--only {options.only}: is none of {', '.join(there)}")
         chosen = [one for one in there if options.only in ("", one)]
         for app in chosen:
-            folder = Path(name) / app.split()[0]
-            folder.mkdir(exist_ok=True)
+            folder = Path(name) / "runs" / app
+            folder.mkdir(parents=True)
             campaign = Campaign(there[app], folder, processes, random.Random(options.seed))
             for fault, inflict in FAULTS.items():
                 if outcomes := inflict(campaign, options.kills):

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf import dpo, reward, trl_runs
+from rlhf import dpo, reward
 from rlhf.evaluate import evaluate
 from rlhf.policies import load_policy
 from rlhf.prompts import is_held_out, read_prompts
 from rlhf.rewards import load_reward
 from rlhf.task import Task
 from shared.checkpoint import verify_folder
+from shared.trl_training import train_with
 from tests import tiny
 from tests.helpers import metrics
 from tests.rlhf.programs import PROGRAMS, summary, write_rows
@@ -188,8 +189,8 @@ def test_precision_and_recomputation_are_as_asked(
     """TRL's defaults of both are True, so that forgetting one would not show."""
     found: list[tuple[str, bool]] = []
 
-    def look(trainer: Any, given: Any, config: Any) -> bool:
-        done = trl_runs.train_with(trainer, given, config)
+    def look(trainer: Any, given: Any, every: int) -> bool:
+        done = train_with(trainer, given, every)
         recomputes = trainer.model.is_activation_checkpointing
         found.append((trainer.accelerator.mixed_precision, recomputes))
         return done

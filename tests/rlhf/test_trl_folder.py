@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf import trl_folder
-from shared import cli
+from shared import cli, trl_folder
 from shared.errors import Interrupted, UserError
 from tests import tiny
 from tests.helpers import Processes, flip_byte, metrics

@@ -87,6 +87,39 @@ def test_cut_in_the_middle_of_epoch_1(
     assert_same_run(whole, cut)
 
 
+WITH_TRL = ["--backend", "trl", "--on-policy", "1", "--prompt", "3", "--epoch-blocks", "12",
+            "--batch-size", "4"]  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_trls_trainer_cut_and_resumed(
+    ranks: int, there: list[str], tmp_path: Path, processes: Processes
+) -> None:
+    """Samples are TRL's, of every process its own: one run is not the other's."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    argv = [*TINY, *there, *WITH_TRL]
+    ended = train(processes, *argv, "--out", whole, ranks=ranks)
+    assert ended.codes == [0] * ranks, ended.errs
+    stopped = train(processes, *argv, "--out", cut, fault="signal:SIGTERM:5", ranks=ranks)
+    assert stopped.codes == [143] * ranks, stopped.errs
+    assert train(processes, "--resume", cut, ranks=ranks).codes == [0] * ranks
+
+    lines = [[line | {"step_time": 0} for line in metrics(run)] for run in (whole, cut)]
+    assert lines[0] == lines[1]
+    measured = [line for line in lines[0] if "unseen_kl_teacher_student" in line]
+    assert [line["step"] for line in measured] == [3, 6]
+    assert [line["tokens"] for line in measured] == [
+        pytest.approx(4 * sum(line["completions/mean_length"] for line in part) / 3)
+        for part in (lines[0][:3], lines[0][3:])
+    ]
+    ends = [load_file(run / "checkpoints/step-00000006/model.safetensors") for run in (whole, cut)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
+    trained = load_file(whole / "model/model.safetensors")
+    assert all(torch.equal(weight, ends[0][name]) for name, weight in trained.items())
+    assert (whole / "pictures/curves.png").exists()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(
     case: str, there: list[str], tmp_path: Path, processes: Processes
@@ -184,6 +217,11 @@ OPTIONS: dict[str, tuple[list[str], list[str]]] = {
     "on-policy ce": (["--on-policy", "1", "--objective", "ce", "--prompt", "2"], ["objective ce"]),
     "share": (["--on-policy", "1.5"], ["--on-policy 1.5", "<= 1"]),
     "trl": (["--backend", "trl"], ["--backend trl needs 1"]),
+    "trl batch": (
+        ["--backend", "trl", "--on-policy", "1", "--prompt", "3"],
+        ["--batch-size 5", "multiple of"],
+    ),
+    "trl muon": (["--backend", "trl", "--optimizer", "muon"], ["--backend trl has adam"]),
     "teacher": (["--teacher", "nobody/nothing"], ["--teacher nobody/nothing", "the Hub"]),
     "student": (["--student", "nobody/nothing"], ["--student nobody/nothing", "the Hub"]),
     "text": (["--text", "nobody/nothing"], ["--text nobody/nothing", "the Hub"]),

@@ -28,8 +28,8 @@ SCRATCH = ".tmp-trl"  # where a trainer writes; shared.checkpoint.prune removes 
 class InOurFolder(TrainerCallback):
     """Metrics to metrics.jsonl, checkpoints with a manifest, stops on signals and on NaN."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, every: int) -> None:
+        self.run, self.every = run, every  # optimiser steps between checkpoints
         self.signum = 0
         self.tokens = self.tokens_before = 0.0  # TRL counts them from zero in every process
 
@@ -63,10 +63,10 @@ class InOurFolder(TrainerCallback):
     ) -> None:
         self.run.step = state.global_step
         self.signum = any_process(interrupt.received(), args.device)
-        every = self.run.config.checkpoint_every
         if self.signum:
             control.should_training_stop = True
-        if self.signum or state.global_step % every == 0 or state.global_step == state.max_steps:
+        ended = state.global_step == state.max_steps
+        if self.signum or ended or state.global_step % self.every == 0:
             control.should_save = True
 
     @override
