@@ -1,5 +1,6 @@
 """What a run learns from and is measured on: the text, and the teacher's answers."""
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,14 +126,21 @@ def _teachers_texts(lessons: Lessons, run: Run) -> Blocks:
     about = {"what": "texts", "length": config.length, "seed": config.seed}
     expected = asking.fingerprint(lessons.teacher, prompts, **about)
 
+    path = Path(config.data) / f"distill-lm-texts-{expected[:12]}.safetensors"
+    parts = path.with_suffix("")
+
     def make() -> dict[str, Tensor]:
         new, key = config.length + 1 - config.prompt, (config.seed, EVALUATION)
         with lessons.accelerator.autocast():
-            texts = asking.write_texts(lessons.teacher, prompts, new, *key, say=run.say)
-        return {"texts": texts.int().cpu()}
+            texts = asking.write_texts(lessons.teacher, prompts, new, *key, say=run.say,
+                                       folder=parts, expected=expected)  # fmt: skip
+        return {"texts": texts}
 
-    path = Path(config.data) / f"distill-lm-texts-{expected[:12]}.safetensors"
-    run.on_main(lambda: asking.stored(path, "--completions teacher:", expected, make) and None)
+    def write() -> None:
+        asking.stored(path, "--completions teacher:", expected, make)
+        shutil.rmtree(parts, ignore_errors=True)
+
+    run.on_main(write)
     texts = asking.stored(path, "--completions teacher:", expected, make)["texts"]
     return lessons._until_end(texts.long().to(prompts.device), blocks.document)
 

@@ -71,18 +71,28 @@ def look_up(table: dict[str, Tensor], rows: Tensor, weight: Tensor) -> Head | To
 
 
 def write_texts(
-    model: LanguageModel, prompts: Tensor, new: int, *key: int, say: Callable[[str], None]
-) -> Tensor:
-    """Prompts [n, p] -> [n, p + new] with tokens sampled from the model, the same for a key."""
-    parts, started = [], time.monotonic()
+    model: LanguageModel, prompts: Tensor, new: int, *key: int, say: Callable[[str], None],
+    folder: Path, expected: str,
+) -> Tensor:  # fmt: skip
+    """Prompts [n, p] -> [n, p + new] with tokens sampled from the model, the same for a key.
+
+    A file of ``folder`` for every pass, with the fingerprint ``expected``: after an interruption
+    the model goes on where it stopped.
+    """
+    texts, started = [], time.monotonic()
     say(f"the teacher writes {len(prompts):,} texts ...")
     for number, part in enumerate(prompts.split(TEXTS_PER_PASS)):
         _stop_if_asked()
-        uniforms = torch.rand(len(part), new, generator=generator("cpu", *key, number))
-        parts.append(model.complete(part, uniforms.to(part.device)))
+
+        def write(number: int = number, part: Tensor = part) -> dict[str, Tensor]:
+            uniforms = torch.rand(len(part), new, generator=generator("cpu", *key, number))
+            return {"texts": model.complete(part, uniforms.to(part.device)).int().cpu()}
+
+        path = folder / f"{number:05d}.safetensors"
+        texts.append(stored(path, "--completions teacher:", expected, write)["texts"])
         written = number * TEXTS_PER_PASS + len(part)
         say(f"... {written:,} written after {time.monotonic() - started:.0f} s")
-    return torch.cat(parts)
+    return torch.cat(texts)
 
 
 def fingerprint(teacher: LanguageModel, tokens: Tensor, **about: Any) -> str:

@@ -1,10 +1,12 @@
 """The teacher's answers: stored ones are the live ones, and a foreign file is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from distillation.lm import teacher
 from distillation.lm.objective import Head, TopK
 from distillation.lm.teacher import ask, fingerprint, look_up, stored, tabulate, write_texts
 from shared.errors import UserError
@@ -62,9 +64,30 @@ def test_a_foreign_or_damaged_file_is_refused_and_kept(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_texts_are_a_function_of_the_key_and_the_prompt_alone() -> None:
-    teacher = tiny.model()
-    texts = write_texts(teacher, TOKENS[:, :3], 5, 1, 2, say=print)
-    assert torch.equal(texts[:, :3], TOKENS[:, :3])
-    assert torch.equal(texts, write_texts(teacher, TOKENS[:, :3], 5, 1, 2, say=print))
-    assert not torch.equal(texts, write_texts(teacher, TOKENS[:, :3], 5, 2, 2, say=print))
+def texts(folder: Path, key: int = 1, say: Callable[[str], None] = print) -> torch.Tensor:
+    return write_texts(tiny.model(), TOKENS[:, :3], 5, key, 2, say=say, folder=folder, expected="f")
+
+
+def test_texts_are_a_function_of_the_key_and_the_prompt_alone(tmp_path: Path) -> None:
+    found = texts(tmp_path / "a")
+    assert torch.equal(found[:, :3], TOKENS[:, :3].int())
+    assert torch.equal(found, texts(tmp_path / "b"))
+    assert not torch.equal(found, texts(tmp_path / "c", key=2))
+
+
+def test_texts_that_were_written_before_an_interruption_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "TEXTS_PER_PASS", 8)
+    whole = texts(tmp_path / "whole")
+    cut = tmp_path / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher, "received", lambda: len(list(cut.glob("*"))) == 2)
+        with pytest.raises(KeyboardInterrupt):
+            texts(cut)
+    assert [path.name for path in sorted(cut.iterdir())] == [
+        "00000.safetensors", "00001.safetensors",
+    ]  # fmt: skip
+    before = [path.stat().st_mtime_ns for path in sorted(cut.iterdir())]
+    assert torch.equal(texts(cut), whole)
+    assert [path.stat().st_mtime_ns for path in sorted(cut.iterdir())][:2] == before
