@@ -22,8 +22,11 @@ T = TypeVar("T")
 
 
 def run(main: Callable[[], None], prog: str) -> None:
-    """Call ``main``; a UserError becomes one line on stderr and exit code 2."""
-    code = 0
+    """Call ``main``; a UserError becomes one line on stderr and exit code 2.
+
+    One process of several ends here, with its exit code.
+    """
+    code, several = 0, False
     try:
         main()
     except UserError as error:
@@ -37,8 +40,14 @@ def run(main: Callable[[], None], prog: str) -> None:
             raise
         code = _say(prog, f"error: {error.filename}: {error.strerror}", BAD_INPUT)
     finally:
-        if dist.is_initialized():
+        if several := dist.is_initialized():
             dist.destroy_process_group()
+    if several:
+        # Not through the interpreter's end: there a thread of gloo that still holds a tensor aborts
+        # the process now and then, and with it the run (pytorch/pytorch#179291).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     if code:
         sys.exit(code)
 
