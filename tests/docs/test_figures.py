@@ -29,6 +29,12 @@ def reached(method: str, beta: float) -> str:
     return f"{frontier(method, beta, 'gold', '.2f')} at {frontier(method, beta, 'kl', '.1f')}"
 
 
+def each(method: str, key: str, form: str) -> str:
+    """From the largest beta to the smallest."""
+    told = [frontier(method, beta, key, form) for beta in (0.2, 0.1, 0.05)]
+    return f"{told[0]}, {told[1]} and {told[2]}"
+
+
 TRL = "PPO of TRL 1.12.0"
 SEPARATE = "PPO, separate critic"
 SAID = {
@@ -40,6 +46,8 @@ SAID = {
         f"against {reached('DPO', 0.3)}, {frontier('PPO', 0.05, 'gold', '.2f')} at "
         f"{frontier('PPO', 0.05, 'kl', '.0f')} against {frontier('DPO', 0.1, 'gold', '.2f')} at "
         f"{frontier('DPO', 0.1, 'kl', '.0f')}.",
+        f"{each('RLOO', 'kl', '.1f')} nats where PPO goes {each('PPO', 'kl', '.1f')}",
+        f"{each('PPO', 'objective', '.2f')} beside {each('RLOO', 'objective', '.2f')}.",
         f"{best_of(32, 'gold', '.2f')} at {best_of(32, 'kl', '.1f')} nats at most",
         f"{frontier('PPO', 0.1, 'gold', '.3f')} ± {frontier('PPO', 0.1, 'gold_spread', '.3f')} of "
         f"gold reward at {frontier('PPO', 0.1, 'kl', '.1f')} nats beside "
