@@ -17,7 +17,7 @@ SMOLLM2 := data/smollm2-135m-instruct/manifest.json
 BROWN := data/brown.json
 
 # LAUNCH is cpu, ddp, fsdp, zero2 or zero3.
-ifeq ($(NPROC),1)
+ifeq ($(NPROC)$(NNODES),1)
   RUN := $(BIN)/python -m
 else
   RUN := $(BIN)/python -m shared.processes $(NPROC) $(LAUNCH)

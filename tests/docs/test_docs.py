@@ -121,6 +121,7 @@ def test_the_same_variables_reach_the_program():
     assert "python -m vae.train smoke --seed 3 --beta 4" in one
     assert "-m vae.train --resume runs/x" in make("train-vae", "RESUME=runs/x", "SEED=3")
     assert "-m shared.processes 2 cpu vae.train" in make("train-vae", "NPROC=2", "LAUNCH=cpu")
+    assert "-m shared.processes 1 cpu vae.train" in make("train-vae", "NNODES=2", "LAUNCH=cpu")
 
 
 @pytest.mark.parametrize(

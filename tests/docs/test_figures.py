@@ -1,6 +1,8 @@
 """Figures in the READMEs' sentences are those of the committed results; tables have a check of
 their own."""
 
+import json
+
 import pytest
 
 from shared.results import with_quotes
@@ -70,6 +72,15 @@ SAID = {
         f"its largest update is {table1('clipping, eps = 0.2', 'kl_largest', '.2f')}.",
     ],
 }
+
+
+def test_figures_of_over_optimisation_are_the_record() -> None:
+    record = json.loads((ROOT / "rlhf/results/runs/over-seed0.json").read_text())["records"]
+    told = [(r["rewards/gold/mean"], r["objective/kl"]) for r in (record[20], record[-1])]
+    (gold, kl), (last_gold, last_kl) = told
+    said = (f"at {gold:.2f} after 20 rollouts, {kl:.0f} nats away, and at {last_gold:.2f} in the "
+            f"last one, {last_kl:.0f} nats away")  # fmt: skip
+    assert said in " ".join((ROOT / "rlhf/README.md").read_text().split())
 
 
 @pytest.mark.parametrize("readme", SAID)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,25 @@ from tests.helpers import QUIET, ROOT, TINY, assert_same_run, free_port
 LONG = [*TINY, "--epochs", "10000", "--checkpoint-every", "1"]
 
 
+_started: list["subprocess.Popen[str]"] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def none_is_left() -> Iterator[None]:
+    """A launcher waits minutes for another machine; a failed test does not leave it."""
+    yield
+    for launcher in _started:
+        launcher.kill()
+
+
 def start(*argv: Any, **env: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+    launcher = subprocess.Popen(
         [sys.executable, "-m", "shared.processes", *map(str, argv)],
         cwd=ROOT, env=os.environ | QUIET | env, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+    _started.append(launcher)
+    return launcher
 
 
 def begun(run: Path) -> "subprocess.Popen[str]":
