@@ -20,7 +20,7 @@ BROWN := data/brown.json
 ifeq ($(NPROC)$(NNODES),1)
   RUN := $(BIN)/python -m
 else
-  RUN := $(BIN)/python -m shared.processes $(NPROC) $(LAUNCH)
+  RUN := $(BIN)/python -m shared.processes.launcher $(NPROC) $(LAUNCH)
 endif
 
 # A resumed run brings its preset and seed with it.
@@ -70,12 +70,12 @@ sample-vae: $(MNIST)  ## draw reconstructions, samples, interpolation, traversal
 	$(BIN)/python -m vae.sample $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 reproduce-vae: $(MNIST)  ## all runs behind the tables and figures of vae/README.md
-	$(BIN)/python -m vae.reproduce $(ARGS)
+	$(BIN)/python -m vae.experiments.reproduce $(ARGS)
 
 bench-vae: $(MNIST)  ## speed against the PyTorch example and pythae
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -r requirements-bench.txt -c constraints.txt
-	$(BIN)/python -m vae.bench $(ARGS)
+	$(BIN)/python -m vae.experiments.bench $(ARGS)
 
 distill: $(MNIST)  ## a teacher, a student alone, the same distilled; runs/distillation-default
 	$(RUN) distillation.train $(TRAIN_ARGS)
@@ -84,7 +84,7 @@ eval-distill: $(MNIST)  ## measure a run's networks or the committed ones
 	$(BIN)/python -m distillation.evaluate $(ARGS)
 
 reproduce-distillation: $(MNIST)  ## all runs behind the tables of distillation/README.md
-	$(BIN)/python -m distillation.reproduce $(ARGS)
+	$(BIN)/python -m distillation.experiments.reproduce $(ARGS)
 
 distill-lm: $(SMOLLM2) $(BROWN)  ## distil SmolLM2 into half of its layers; runs/distill-lm-default
 	$(RUN) distillation.lm.train $(TRAIN_ARGS)
@@ -93,10 +93,10 @@ eval-distill-lm: $(SMOLLM2) $(BROWN)  ## distance from the teacher, cost, contin
 	$(BIN)/python -m distillation.lm.evaluate $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 reproduce-distill-lm: $(SMOLLM2) $(BROWN)  ## all runs behind distillation/lm/README.md
-	$(BIN)/python -m distillation.lm.reproduce $(ARGS)
+	$(BIN)/python -m distillation.lm.experiments.reproduce $(ARGS)
 
 bench-distill: $(READY)  ## the loss from hidden states against the naive way and TRL
-	$(BIN)/python -m distillation.lm.bench $(ARGS)
+	$(BIN)/python -m distillation.lm.experiments.bench $(ARGS)
 
 # The reward model is trained once a preset; PPO against it is a run of its own each time.
 REWARD := runs/rlhf-reward-$(PRESET)
@@ -126,10 +126,10 @@ $(TRL_PPO): requirements-bench-trl.txt | $(READY)
 	@touch $@
 
 reproduce-rlhf: $(SMOLLM2) $(TRL_PPO)  ## frontier, over-optimisation, best-of-n, estimators
-	$(BIN)/python -m rlhf.reproduce $(ARGS)
+	$(BIN)/python -m rlhf.experiments.reproduce $(ARGS)
 
 bench-rlhf: $(SMOLLM2) $(TRL_PPO)  ## speed of PPO against TRL's last PPO trainer, and its RLOO
-	$(BIN)/python -m rlhf.bench $(ARGS)
+	$(BIN)/python -m rlhf.experiments.bench $(ARGS)
 
 train-ppo: $(READY)  ## PPO on CartPole; ARGS='--env Hopper-v5 --algo ppo-kl-adaptive'
 	OMP_NUM_THREADS=1 $(RUN) trpo_ppo.train $(TRAIN_ARGS)
@@ -141,23 +141,23 @@ eval-ppo: $(READY)  ## return of a run's or a committed policy, and a film of it
 	$(BIN)/python -m trpo_ppo.evaluate $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 reproduce-ppo: $(READY)  ## the PPO paper's Table 1, with TRPO beside it
-	$(BIN)/python -m trpo_ppo.reproduce $(ARGS)
+	$(BIN)/python -m trpo_ppo.experiments.reproduce $(ARGS)
 
 bench-rl: $(READY)  ## speed against Stable-Baselines3 and sb3-contrib
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -r requirements-bench.txt -c constraints.txt
-	$(BIN)/python -m trpo_ppo.bench $(ARGS)
+	$(BIN)/python -m trpo_ppo.experiments.bench $(ARGS)
 
 compare-ppo: $(READY)  ## scores against Stable-Baselines3 and sb3-contrib at equal steps
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -r requirements-bench.txt -c constraints.txt
-	$(BIN)/python -m trpo_ppo.compare $(ARGS)
+	$(BIN)/python -m trpo_ppo.experiments.compare $(ARGS)
 
 demo-kl: $(READY)  ## what the direction of a KL does: tables and a picture in runs/demo-kl
-	$(BIN)/python -m shared.demo_kl $(ARGS)
+	$(BIN)/python -m shared.experiments.kl.demo $(ARGS)
 
 bench-kl: $(READY)  ## time, memory and precision of KLs of language-model logits
-	$(BIN)/python -m shared.bench_kl --results shared/kl/results $(ARGS)
+	$(BIN)/python -m shared.experiments.kl.bench --results shared/kl/results $(ARGS)
 
 smoke: $(MNIST) $(SMOLLM2) $(BROWN)  ## every application at its smallest, to see that all work
 	@set -e; for program in vae.train distillation.train distillation.lm.train trpo_ppo.train \
@@ -168,10 +168,10 @@ faults: $(MNIST)  ## kill, fill, damage and poison runs of every application; th
 	$(BIN)/python -m tests.reliability.campaign $(ARGS)
 
 new-app: $(READY)  ## begin an application of your own: make new-app NAME=word
-	@$(BIN)/python -m shared.new_app $(NAME)
+	@$(BIN)/python -m shared.template.new_app $(NAME)
 
 tables: $(READY)  ## write the tables of the READMEs anew from the committed results
-	$(BIN)/python -m shared.results
+	$(BIN)/python -m shared.experiments.tables
 
 test: lint $(MNIST) $(SMOLLM2) $(BROWN)  ## lint and all tests, in two processes
 	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
@@ -181,7 +181,7 @@ lint: $(READY)  ## ruff, mypy, import contracts, tables up to date
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m shared.results --check
+	$(BIN)/python -m shared.experiments.tables --check
 
 clean:  ## remove caches; keeps .venv, data and runs
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -18,8 +18,8 @@ from shared import cli
 from shared.config import CountOrZero
 from shared.data.mnist import load_mnist
 from shared.data.splits import Split, split
-from shared.environment import describe
-from shared.folder import write_json
+from shared.run.environment import describe
+from shared.run.folder import write_json
 
 NAMES = ("teacher", "baseline", "student")
 

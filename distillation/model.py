@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from shared.distributed import global_rows, own_rows, world_size
+from shared.processes.distributed import global_rows, own_rows, world_size
 
 PIXELS = 28 * 28
 CLASSES = 10

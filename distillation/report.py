@@ -10,14 +10,14 @@ from distillation import metrics, pictures
 from distillation.config import Config, Role
 from distillation.evaluate import evaluate, headline, outputs
 from distillation.model import Classifier
-from shared.checkpoint import write_folder
 from shared.cli import with_resume_cleared
 from shared.data.splits import Split
-from shared.distributed import world_size
 from shared.errors import full_disk_is_a_user_error
-from shared.folder import read_metrics, write_json
-from shared.hub import push
-from shared.run import Run
+from shared.processes.distributed import world_size
+from shared.run.checkpoint import write_folder
+from shared.run.folder import read_metrics, write_json
+from shared.run.hub import push
+from shared.run.run import Run
 
 
 def introduce(run: Run, role: Role, config: Config, model: Classifier, n: int) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from distillation.config import Config
 from distillation.data import padded, window
 from distillation.model import CLASSES, Classifier
-from shared.checkpoint import check_architecture, read_model
 from shared.errors import UserError, full_disk_is_a_user_error
+from shared.run.checkpoint import check_architecture, read_model
 
 PRETRAINED = Path("distillation/pretrained")
 ROWS = 250  # digits whose logits are computed at a time; more leave a CPU's caches

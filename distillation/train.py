@@ -17,17 +17,17 @@ from distillation.evaluate import NAMES, evaluate
 from distillation.model import Classifier
 from distillation.report import finish_network, finish_run, introduce, unseen_errors
 from shared import cli
-from shared.checkpoint import is_complete
 from shared.data.mnist import load_mnist
 from shared.data.splits import Split, split
-from shared.distributed import global_sum, own_rows, world_size
 from shared.errors import Interrupted, UserError
-from shared.folder import claim
-from shared.launch import on_main, start
-from shared.optim import muon_and_adam, set_rates, warmup_cosine
-from shared.run import Run
-from shared.seeding import NOISE, generator, permutation
-from shared.stages import open_run
+from shared.processes.distributed import global_sum, own_rows, world_size
+from shared.processes.launch import on_main, start
+from shared.run.checkpoint import is_complete
+from shared.run.folder import claim
+from shared.run.run import Run
+from shared.run.stages import open_run
+from shared.training.optim import muon_and_adam, set_rates, warmup_cosine
+from shared.training.seeding import NOISE, generator, permutation
 
 
 def divergence(config: Config, teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:

@@ -16,10 +16,10 @@ from rlhf.rollout import Completions, judge
 from rlhf.task import Task
 from shared import cli
 from shared.config import Between, CountOrZero
-from shared.environment import describe
-from shared.folder import write_json
 from shared.kl import log_ratio_estimator
-from shared.seeding import EVALUATION, generator
+from shared.run.environment import describe
+from shared.run.folder import write_json
+from shared.training.seeding import EVALUATION, generator
 
 PER_PASS = 16  # completions at a time
 SHOWN = 8  # samples kept in the metrics

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from shared.advantages import gae
 from shared.kl import log_ratio_estimator
+from shared.training.advantages import gae
 
 
 def last_token(mask: Tensor) -> Tensor:

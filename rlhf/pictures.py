@@ -94,7 +94,7 @@ def overoptimisation(series: Sequence[Any], path: Path) -> None:
     """Gold and proxy reward against d = sqrt(KL) with their fits, a panel a series.
 
     Args:
-        series: of ``rlhf.frontier.Series``.
+        series: of ``rlhf.experiments.frontier.Series``.
     """
     from matplotlib.figure import Figure
 

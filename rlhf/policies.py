@@ -10,11 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.config import LanguageConfig
 from rlhf.policy import Policy, quiet_peft
-from shared.checkpoint import is_complete, verify_folder, write_folder
 from shared.cli import with_resume_cleared
 from shared.errors import UserError
-from shared.folder import write_json
-from shared.language_model import load_causal
+from shared.language_models.causal import load_causal
+from shared.run.checkpoint import is_complete, verify_folder, write_folder
+from shared.run.folder import write_json
 
 PRETRAINED = Path("rlhf/pretrained/policy")
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from shared.errors import UserError
 from shared.kl import chunked_kl, entropy_from_logits
-from shared.language_model import LanguageModel
+from shared.language_models.causal import LanguageModel
 
 ROWS = 64  # states whose logits are in memory at once: enough for a matrix product
 

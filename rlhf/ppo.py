@@ -17,16 +17,16 @@ from rlhf.rollout import Completions, judge
 from rlhf.state import State, make_policy, optimizer_of
 from rlhf.task import Task
 from shared import cli
-from shared.advantages import standardise
-from shared.batches import micro_batches, stream
-from shared.distributed import global_sum, world_size
 from shared.errors import UserError
 from shared.kl import AdaptiveKL, chunked_kl, kl_early_stop, log_ratio_estimator
-from shared.language_model import load_causal, locate
-from shared.launch import need_whole_weights, on_main, start
-from shared.optim import set_rates
-from shared.run import Run
-from shared.seeding import NOISE, PERMUTATION, generator
+from shared.language_models.causal import load_causal, locate
+from shared.processes.distributed import global_sum, world_size
+from shared.processes.launch import need_whole_weights, on_main, start
+from shared.run.run import Run
+from shared.training.advantages import standardise
+from shared.training.batches import micro_batches, stream
+from shared.training.optim import set_rates
+from shared.training.seeding import NOISE, PERMUTATION, generator
 
 SAME = {"no": 1e-6, "bf16": 1e-2}  # what rounding makes of KL(old || new) = 0
 

@@ -23,8 +23,8 @@ from rlhf.rollout import Completions, end_tokens, sample
 from shared import cli
 from shared.config import Count, CountOrZero, NonNegative
 from shared.errors import UserError, full_disk_is_a_user_error
-from shared.language_model import LanguageModel, load_causal
-from shared.seeding import generator
+from shared.language_models.causal import LanguageModel, load_causal
+from shared.training.seeding import generator
 
 _COMPLETIONS, _PAIRS = 61, 62  # what a prompt's random numbers are for
 

@@ -13,7 +13,7 @@ from rlhf.evaluate import on_policy
 from rlhf.policy import Policy
 from rlhf.prompts import Prompts
 from rlhf.task import Task
-from shared.run import Run
+from shared.run.run import Run
 
 
 class ReferenceKL(TrainerCallback):

@@ -13,12 +13,12 @@ from rlhf.policies import save_model
 from rlhf.policy import Policy
 from rlhf.prompts import Prompts, read_prompts
 from rlhf.task import Task
-from shared.distributed import world_size
 from shared.errors import full_disk_is_a_user_error
-from shared.folder import read_metrics, write_json
-from shared.hub import push
 from shared.kl import log_ratio_estimator
-from shared.run import Run
+from shared.processes.distributed import world_size
+from shared.run.folder import read_metrics, write_json
+from shared.run.hub import push
+from shared.run.run import Run
 
 
 def introduce(run: Run, config: Config, policy: Policy, prompts: Prompts) -> None:

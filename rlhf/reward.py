@@ -17,18 +17,18 @@ from rlhf import pictures
 from rlhf.evaluate import mean_and_error
 from rlhf.policies import save_model
 from rlhf.prompts import read_preferences
-from rlhf.reward_model import load_reward_model
-from rlhf.trl_runs import TrainerConfig, adapter, common, first
+from rlhf.rewards.reward_model import load_reward_model
+from rlhf.trl import TrainerConfig, adapter, common, first
 from shared import cli
 from shared.config import Count, CountOrZero, NonNegative
 from shared.errors import UserError, full_disk_is_a_user_error
-from shared.folder import read_metrics, write_json
-from shared.hub import push
-from shared.language_model import load_causal, locate
-from shared.launch import on_main, start
-from shared.run import Run
-from shared.seeding import NOISE, generator
-from shared.trl_training import third_party, train_with
+from shared.language_models.causal import load_causal, locate
+from shared.language_models.trl_training import third_party, train_with
+from shared.processes.launch import on_main, start
+from shared.run.folder import read_metrics, write_json
+from shared.run.hub import push
+from shared.run.run import Run
+from shared.training.seeding import NOISE, generator
 
 
 @dataclass(frozen=True)

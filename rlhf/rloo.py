@@ -14,16 +14,16 @@ from rlhf.reference_kl import ReferenceKL
 from rlhf.report import finish
 from rlhf.rewards import call
 from rlhf.task import Task
-from rlhf.trl_runs import TrainerConfig, adapter, common
+from rlhf.trl import TrainerConfig, adapter, common
 from shared import cli
-from shared.batches import stream
 from shared.config import Count, Positive
 from shared.errors import UserError
-from shared.folder import read_metrics
-from shared.language_model import load_causal, locate
-from shared.launch import on_main, start
-from shared.run import Run
-from shared.trl_training import third_party, train_with
+from shared.language_models.causal import load_causal, locate
+from shared.language_models.trl_training import third_party, train_with
+from shared.processes.launch import on_main, start
+from shared.run.folder import read_metrics
+from shared.run.run import Run
+from shared.training.batches import stream
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.policy import Policy, compare
-from shared.distributed import global_rows, own_rows
-from shared.language_model import LanguageModel
+from shared.language_models.causal import LanguageModel
+from shared.processes.distributed import global_rows, own_rows
 
 
 @dataclass(frozen=True)

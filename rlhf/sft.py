@@ -13,18 +13,18 @@ from transformers import PreTrainedTokenizerBase
 from rlhf import pictures
 from rlhf.policy import Policy
 from rlhf.prompts import is_held_out, read_preferences, read_prompts
+from rlhf.prompts.rows import read_rows
 from rlhf.report import leave
-from rlhf.rows import read_rows
 from rlhf.task import Task
-from rlhf.trl_runs import TrainerConfig, adapter, common, first
+from rlhf.trl import TrainerConfig, adapter, common, first
 from shared import cli
 from shared.config import Count, CountOrZero
 from shared.errors import UserError, full_disk_is_a_user_error
-from shared.folder import read_metrics
-from shared.language_model import load_causal, locate
-from shared.launch import on_main, start
-from shared.run import Run
-from shared.trl_training import third_party, train_with
+from shared.language_models.causal import load_causal, locate
+from shared.language_models.trl_training import third_party, train_with
+from shared.processes.launch import on_main, start
+from shared.run.folder import read_metrics
+from shared.run.run import Run
 
 COLUMNS = (("prompt", "completion"), ("messages",), ("text",))  # what SFTTrainer reads
 

@@ -13,9 +13,9 @@ from rlhf.policy import Policy
 from rlhf.prompts import Prompts
 from rlhf.rewards import Standardiser, aggregate, call, load_reward
 from rlhf.rollout import Completions, end_tokens, sample
-from shared.distributed import global_rows, own_rows
-from shared.language_model import LanguageModel
-from shared.seeding import EVALUATION, generator
+from shared.language_models.causal import LanguageModel
+from shared.processes.distributed import global_rows, own_rows
+from shared.training.seeding import EVALUATION, generator
 
 SCALE_PROMPTS = 64  # whose completions by the reference give the rewards' mean and variance
 

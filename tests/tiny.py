@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from shared.language_model import LanguageModel
+from shared.language_models.causal import LanguageModel
 
 WORDS = [f"{a}{b}" for a in "bcdfghjklm" for b in ("a", "e", "i", "o", "u", "an", "en", "on")]
 VOCABULARY = len(WORDS) + 3  # <unk>, <end>, <pad>

@@ -24,10 +24,11 @@ from accelerate.utils import DistributedType
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from rlhf import task
-from shared import checkpoint, cli
-from shared.run import Run
-from shared.trl_folder import InOurFolder
-from trpo_ppo import update
+from shared import cli
+from shared.language_models.trl_folder import InOurFolder
+from shared.run import checkpoint
+from shared.run.run import Run
+from trpo_ppo import ppo as update
 from trpo_ppo.envs import Environments
 
 PROGRAMS = {
@@ -184,7 +185,7 @@ def die(stage: str, folder: str) -> None:
 
 
 def fsdp() -> None:
-    """FSDP 2 over gloo, as shared/accelerate/fsdp.yaml asks for; Accelerate offers it on GPUs only.
+    """FSDP 2 over gloo, as shared/processes/fsdp.yaml asks for; Accelerate offers it on GPUs only.
 
     It is made to take the CPU processes for GPUs; the sharding and the collectives are real.
     """

@@ -19,7 +19,7 @@ import numpy as np
 from shared.errors import UserError, first_line, nearest
 from trpo_ppo.network import Array
 
-ENVIRONMENT = 3  # a stream of shared.seeding: seeds of episodes
+ENVIRONMENT = 3  # a stream of shared.training.seeding: seeds of episodes
 
 
 class Interface(NamedTuple):

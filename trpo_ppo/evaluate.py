@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from shared import cli
-from shared.checkpoint import check_architecture, read_model
 from shared.config import Count, CountOrZero
-from shared.environment import describe
 from shared.errors import UserError
-from shared.folder import write_json
-from shared.seeding import EVALUATION, generator
+from shared.run.checkpoint import check_architecture, read_model
+from shared.run.environment import describe
+from shared.run.folder import write_json
+from shared.training.seeding import EVALUATION, generator
 from trpo_ppo.envs import interface, make, to_action
 from trpo_ppo.network import Array
 from trpo_ppo.policy import Agent

@@ -5,13 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from shared.checkpoint import write_folder
 from shared.cli import with_resume_cleared
-from shared.distributed import world_size
 from shared.errors import full_disk_is_a_user_error
-from shared.folder import read_metrics, write_json
-from shared.hub import push
-from shared.run import Run
+from shared.processes.distributed import world_size
+from shared.run.checkpoint import write_folder
+from shared.run.folder import read_metrics, write_json
+from shared.run.hub import push
+from shared.run.run import Run
 from trpo_ppo import pictures
 from trpo_ppo.config import Config
 from trpo_ppo.evaluate import evaluate, headline

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared.advantages import gae, standardise
-from shared.collectives import joined, total
 from shared.errors import UserError
-from shared.running_moments import RunningMoments
-from shared.seeding import NOISE, generator
+from shared.processes.collectives import joined, total
+from shared.training.advantages import gae, standardise
+from shared.training.running_moments import RunningMoments
+from shared.training.seeding import NOISE, generator
 from trpo_ppo.envs import Columns, Ended, Environments, columns
 from trpo_ppo.network import Array
 from trpo_ppo.policy import Agent, Distribution

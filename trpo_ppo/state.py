@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.collectives import joined
-from shared.running_moments import RunningMoments
+from shared.processes.collectives import joined
+from shared.training.running_moments import RunningMoments
 from trpo_ppo.envs import Environments
 from trpo_ppo.policy import Agent
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from shared import cli
-from shared.collectives import assert_equal_everywhere
-from shared.distributed import own_rows, world_size
 from shared.errors import UserError
 from shared.kl import PPOPenalty, kl_early_stop
-from shared.launch import start
-from shared.run import Run
+from shared.processes.collectives import assert_equal_everywhere
+from shared.processes.distributed import own_rows, world_size
+from shared.processes.launch import start
+from shared.run.run import Run
 from trpo_ppo.config import Algorithm, Config, presets
 from trpo_ppo.envs import Environments
 from trpo_ppo.objective import (
@@ -26,11 +26,11 @@ from trpo_ppo.objective import (
     surrogate_slope,
 )
 from trpo_ppo.policy import Agent, Distribution
+from trpo_ppo.ppo import descend, mean_kl, measure, passes
 from trpo_ppo.report import finish, introduce, tell
 from trpo_ppo.rollout import Batch, collect, finished, prepare, reward_scale
 from trpo_ppo.state import State
 from trpo_ppo.trpo import FAILURES, flat, trust_region_step
-from trpo_ppo.update import descend, mean_kl, measure, passes
 
 Told = dict[str, Tensor | float]
 

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from shared.errors import UserError
-from shared.seeding import EVALUATION
+from shared.training.seeding import EVALUATION
 from trpo_ppo.envs import make, to_action
 from trpo_ppo.policy import Agent
 

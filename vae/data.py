@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shared.data.images import load_images
 from shared.data.mnist import Digits, load_mnist
-from shared.seeding import EVALUATION, generator
+from shared.training.seeding import EVALUATION, generator
 
 Pixels = Literal["binarised", "grey"]
 TEST_SEED = 0  # the one fixed binarisation of the test digits that every figure is measured on

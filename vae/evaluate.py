@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 
 from shared import cli
-from shared.checkpoint import check_architecture, read_model
 from shared.config import Count, CountOrZero
 from shared.data.splits import Split, split
-from shared.environment import describe
 from shared.errors import UserError
-from shared.folder import write_json
+from shared.run.checkpoint import check_architecture, read_model
+from shared.run.environment import describe
+from shared.run.folder import write_json
 from vae.data import Pixels, read, test_view
 from vae.metrics import bound, evaluate_vae, evaluate_vib
 from vae.model import ARCHITECTURE, VAE, VIB, build

@@ -14,7 +14,7 @@ from shared.kl import (
     kl_standard_normal,
     normal_log_prob,
 )
-from shared.seeding import EVALUATION, generator
+from shared.training.seeding import EVALUATION, generator
 from vae.model import CLASSES, PIXELS, VAE, VIB, Output
 from vae.objective import bits_per_dimension, log_weights
 

@@ -1,7 +1,7 @@
 """The objectives, in nats per example: each is a function of batch means, so N processes equal one.
 
 Notation: D = -E_q log p(x|z), the distortion; R = KL(q(z|x) || p(z)), the rate. ``mean`` averages
-rows [batch, ...] over the global batch (see ``shared.distributed``).
+rows [batch, ...] over the global batch (see ``shared.processes.distributed``).
 """
 
 import math

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from shared.figures import COLOURS, save
-from shared.seeding import EVALUATION, generator
+from shared.training.seeding import EVALUATION, generator
 from vae.metrics import encode_all
 from vae.model import VAE, VIB
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
-from shared.checkpoint import write_folder
 from shared.cli import with_resume_cleared
 from shared.data.splits import Split
-from shared.distributed import world_size
 from shared.errors import UserError, full_disk_is_a_user_error
-from shared.folder import read_metrics, write_json
-from shared.hub import push
 from shared.kl import kl_standard_normal
-from shared.run import Run
+from shared.processes.distributed import world_size
+from shared.run.checkpoint import write_folder
+from shared.run.folder import read_metrics, write_json
+from shared.run.hub import push
+from shared.run.run import Run
 from vae import pictures
 from vae.config import Config
 from vae.data import test_view

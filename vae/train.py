@@ -5,11 +5,11 @@ from torch import Tensor
 
 from shared import cli
 from shared.data.splits import split
-from shared.distributed import global_rows, global_sum, own_rows, world_size
-from shared.launch import need_whole_weights, start
-from shared.optim import muon_and_adam, set_rates, warmup_cosine
-from shared.run import Run
-from shared.seeding import NOISE, generator, permutation
+from shared.processes.distributed import global_rows, global_sum, own_rows, world_size
+from shared.processes.launch import need_whole_weights, start
+from shared.run.run import Run
+from shared.training.optim import muon_and_adam, set_rates, warmup_cosine
+from shared.training.seeding import NOISE, generator, permutation
 from vae import objective
 from vae.config import PRESETS, Config
 from vae.data import observe, read

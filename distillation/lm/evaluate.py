@@ -14,14 +14,14 @@ from distillation.lm.data import Blocks, split_documents, spread, text_blocks
 from distillation.lm.metrics import cost, distance
 from distillation.lm.model import check_vocabulary, load
 from shared import cli
-from shared.checkpoint import verify_folder
 from shared.config import Count, CountOrZero
 from shared.data.text import load_documents
-from shared.environment import describe
 from shared.errors import UserError
-from shared.folder import write_json
-from shared.language_model import LanguageModel
-from shared.seeding import EVALUATION, generator
+from shared.language_models.causal import LanguageModel
+from shared.run.checkpoint import verify_folder
+from shared.run.environment import describe
+from shared.run.folder import write_json
+from shared.training.seeding import EVALUATION, generator
 
 SHOWN = 2  # continuations
 PROMPT, NEW = 24, 32  # their tokens

@@ -22,12 +22,12 @@ from distillation.lm.data import (
     text_blocks,
 )
 from distillation.lm.objective import Head, TopK
-from shared.batches import stream
 from shared.data.text import load_documents
-from shared.distributed import global_rows, own_rows
-from shared.language_model import LanguageModel
-from shared.run import Run
-from shared.seeding import EVALUATION, NOISE, generator
+from shared.language_models.causal import LanguageModel
+from shared.processes.distributed import global_rows, own_rows
+from shared.run.run import Run
+from shared.training.batches import stream
+from shared.training.seeding import EVALUATION, NOISE, generator
 
 WHO_SPEAKS = 99  # what the draw of a step's speaker is for
 

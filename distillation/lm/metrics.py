@@ -12,8 +12,8 @@ from distillation.lm.data import Blocks
 from distillation.lm.objective import POSITIONS, Head
 from distillation.lm.teacher import PER_PASS
 from shared.kl import chunked_kl
-from shared.language_model import LanguageModel
-from shared.seeding import EVALUATION, generator
+from shared.language_models.causal import LanguageModel
+from shared.training.seeding import EVALUATION, generator
 
 COMPARED = ("kl_teacher_student", "kl_student_teacher", "agreement", "cross_entropy_student",
             "cross_entropy_teacher")  # fmt: skip

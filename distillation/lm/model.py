@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from shared.errors import UserError
-from shared.language_model import LanguageModel, load_causal
+from shared.language_models.causal import LanguageModel, load_causal
 
 
 def load(option: str, name: str, root: Path) -> tuple[LanguageModel, PreTrainedTokenizerBase]:

@@ -12,14 +12,14 @@ from distillation.lm.data import Blocks
 from distillation.lm.evaluate import evaluate, headline
 from distillation.lm.lessons import Lessons
 from distillation.lm.metrics import distance
-from shared.checkpoint import write_folder
 from shared.cli import with_resume_cleared
-from shared.distributed import world_size
 from shared.errors import full_disk_is_a_user_error
-from shared.folder import read_metrics, write_json
-from shared.hub import push
-from shared.language_model import LanguageModel
-from shared.run import Run
+from shared.language_models.causal import LanguageModel
+from shared.processes.distributed import world_size
+from shared.run.checkpoint import write_folder
+from shared.run.folder import read_metrics, write_json
+from shared.run.hub import push
+from shared.run.run import Run
 
 
 def introduce(run: Run, config: Config, student: LanguageModel, lessons: Lessons) -> None:

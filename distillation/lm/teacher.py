@@ -14,9 +14,9 @@ from torch import Tensor
 
 from distillation.lm.objective import Head, TopK
 from shared.errors import UserError, full_disk_is_a_user_error
-from shared.interrupt import received
-from shared.language_model import LanguageModel
-from shared.seeding import generator
+from shared.language_models.causal import LanguageModel
+from shared.run.interrupt import received
+from shared.training.seeding import generator
 
 PER_PASS = 16  # blocks in a forward pass outside training
 TEXTS_PER_PASS = 64  # written side by side

@@ -15,15 +15,15 @@ from distillation.lm.lessons import prepare, read_blocks
 from distillation.lm.model import hidden_matrices, load, start_student, trainable
 from distillation.lm.objective import Head, TopK
 from distillation.lm.report import finish, introduce, unseen_metrics
-from distillation.lm.with_trl import train_with_trl
+from distillation.lm.trl import train_with_trl
 from shared import cli
-from shared.batches import micro_batches, stream
-from shared.distributed import global_sum, world_size
 from shared.errors import UserError
-from shared.language_model import locate
-from shared.launch import need_whole_weights, on_main, start
-from shared.optim import muon_and_adam, set_rates, warmup_cosine
-from shared.run import Run
+from shared.language_models.causal import locate
+from shared.processes.distributed import global_sum, world_size
+from shared.processes.launch import need_whole_weights, on_main, start
+from shared.run.run import Run
+from shared.training.batches import micro_batches, stream
+from shared.training.optim import muon_and_adam, set_rates, warmup_cosine
 
 
 def loss_sum(config: Config, student: Head, teacher: Head | TopK | None, part: Blocks) -> Tensor:

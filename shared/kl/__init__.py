@@ -4,8 +4,8 @@ Imports torch, and SciPy for one k-d tree; knows nothing of the applications. Th
 says which function is for what.
 """
 
-from shared.kl.bernoulli import bernoulli_log_prob, kl_bernoulli
-from shared.kl.bounds import (
+from .categorical.bernoulli import bernoulli_log_prob, kl_bernoulli
+from .categorical.bounds import (
     bretagnolle_huber,
     js_from_total_variation,
     kl_above_hellinger,
@@ -14,9 +14,7 @@ from shared.kl.bounds import (
     pinsker,
     total_variation_from_hellinger,
 )
-from shared.kl.controllers import AdaptiveKL, PPOPenalty, kl_early_stop
-from shared.kl.conventions import Reduction, Unit, convert, reduce
-from shared.kl.discrete import (
+from .categorical.discrete import (
     cross_entropy_from_logits,
     cross_entropy_from_probs,
     entropy_from_logits,
@@ -31,8 +29,7 @@ from shared.kl.discrete import (
     kl_from_logits_gradient,
     kl_from_probs,
 )
-from shared.kl.distributions import kl_divergence
-from shared.kl.divergences import (
+from .categorical.divergences import (
     FDivergence,
     f_divergence_from_logits,
     f_divergence_from_probs,
@@ -45,17 +42,24 @@ from shared.kl.divergences import (
     total_variation_from_logits,
     total_variation_from_probs,
 )
-from shared.kl.estimate import KLEstimate, TermSummary, summarise_terms
-from shared.kl.estimators import (
-    kl_loss,
-    log_ratio_estimator,
-    rao_blackwell_kl,
-    reparameterized_kl,
-    sequence_kl_surrogate,
+from .categorical.information import (
+    mutual_information_from_logits,
+    mutual_information_from_probs,
+    perplexity,
+    perplexity_from_logits,
+    perplexity_from_probs,
+    pointwise_kl_from_logits,
+    pointwise_kl_from_probs,
 )
-from shared.kl.fused import chunked_js, chunked_kl
-from shared.kl.fused_linear import fused_linear_js, fused_linear_kl
-from shared.kl.gaussian import (
+from .categorical.renyi import (
+    alpha_from_logits,
+    alpha_from_probs,
+    renyi_from_logits,
+    renyi_from_probs,
+)
+from .conventions import Reduction, Unit, convert, reduce
+from .distributions.kl_divergence import kl_divergence
+from .gaussian.diagonal import (
     bhattacharyya_normal,
     kl_normal,
     kl_normal_gradient,
@@ -65,7 +69,7 @@ from shared.kl.gaussian import (
     squared_hellinger_normal,
     squared_wasserstein2_normal,
 )
-from shared.kl.gaussian_full import (
+from .gaussian.full import (
     bhattacharyya_mvn,
     kl_mvn,
     kl_mvn_from_scale_tril,
@@ -73,31 +77,18 @@ from shared.kl.gaussian_full import (
     squared_hellinger_mvn,
     squared_wasserstein2_mvn,
 )
-from shared.kl.importance import effective_sample_size, importance_weighted_bound, log_mean_exp
-from shared.kl.information import (
-    mutual_information_from_logits,
-    mutual_information_from_probs,
-    perplexity,
-    perplexity_from_logits,
-    perplexity_from_probs,
-    pointwise_kl_from_logits,
-    pointwise_kl_from_probs,
+from .importance import effective_sample_size, importance_weighted_bound, log_mean_exp
+from .latent import KLDecomposition, decompose_kl
+from .samples.estimate import KLEstimate, TermSummary, summarise_terms
+from .samples.estimators import (
+    kl_loss,
+    log_ratio_estimator,
+    rao_blackwell_kl,
+    reparameterized_kl,
+    sequence_kl_surrogate,
 )
-from shared.kl.knn import kl_knn
-from shared.kl.renyi import alpha_from_logits, alpha_from_probs, renyi_from_logits, renyi_from_probs
-from shared.kl.schedules import (
-    Annealing,
-    capacity_penalty,
-    constant,
-    cosine,
-    cyclical,
-    free_bits,
-    linear,
-)
-from shared.kl.topk import kl_topk
-from shared.kl.total_correlation import KLDecomposition, decompose_kl
-from shared.kl.transport import sinkhorn_divergence, wasserstein_1d
-from shared.kl.variational import (
+from .samples.knn import kl_knn
+from .samples.variational import (
     Critic,
     MINEState,
     dv_bound,
@@ -105,6 +96,20 @@ from shared.kl.variational import (
     mine_loss,
     nwj_bound,
     smile_bound,
+)
+from .transport import sinkhorn_divergence, wasserstein_1d
+from .vocabulary.hidden_states import fused_linear_js, fused_linear_kl
+from .vocabulary.logits import chunked_js, chunked_kl
+from .vocabulary.topk import kl_topk
+from .weight.controllers import AdaptiveKL, PPOPenalty, kl_early_stop
+from .weight.schedules import (
+    Annealing,
+    capacity_penalty,
+    constant,
+    cosine,
+    cyclical,
+    free_bits,
+    linear,
 )
 
 __all__ = [

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared.kl.conventions import check_floating, safe_root
+from .conventions import check_floating, safe_root
 
 _AVERAGED = 30  # 2^-30 is below any tolerance of use
 

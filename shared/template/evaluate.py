@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from shared import cli
-from shared.checkpoint import check_architecture, read_model
 from shared.config import CountOrZero
 from shared.data.mnist import load_mnist
 from shared.data.splits import Split, split
-from shared.environment import describe
 from shared.errors import UserError
-from shared.folder import write_json
+from shared.run.checkpoint import check_architecture, read_model
+from shared.run.environment import describe
+from shared.run.folder import write_json
 from shared.template import objective
 from shared.template.model import ARCHITECTURE, Classifier
 

@@ -7,14 +7,14 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from shared import figures
-from shared.checkpoint import write_folder
 from shared.cli import with_resume_cleared
 from shared.data.splits import Split
-from shared.distributed import world_size
 from shared.errors import full_disk_is_a_user_error
-from shared.folder import read_metrics, write_json
-from shared.hub import push
-from shared.run import Run
+from shared.processes.distributed import world_size
+from shared.run.checkpoint import write_folder
+from shared.run.folder import read_metrics, write_json
+from shared.run.hub import push
+from shared.run.run import Run
 from shared.template.config import Config
 from shared.template.evaluate import headline, unseen_metrics
 from shared.template.model import Classifier

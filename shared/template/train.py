@@ -7,16 +7,16 @@ import torch
 from shared import cli
 from shared.data.mnist import load_mnist
 from shared.data.splits import split
-from shared.distributed import global_sum, own_rows, world_size
-from shared.launch import start
-from shared.optim import muon_and_adam, set_rates, warmup_cosine
-from shared.run import Run
-from shared.seeding import permutation
+from shared.processes.distributed import global_sum, own_rows, world_size
+from shared.processes.launch import start
+from shared.run.run import Run
 from shared.template import objective
 from shared.template.config import PRESETS, Config
 from shared.template.evaluate import unseen_metrics
 from shared.template.model import ARCHITECTURE, Classifier
 from shared.template.report import finish, introduce
+from shared.training.optim import muon_and_adam, set_rates, warmup_cosine
+from shared.training.seeding import permutation
 
 
 def train(preset: str, config: Config) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from distillation.model import Classifier
-from shared.checkpoint import write_folder
-from shared.folder import write_json
+from shared.run.checkpoint import write_folder
+from shared.run.folder import write_json
 from tests.helpers import (
     ROOT,
     TINY_DISTILL,
@@ -172,7 +172,7 @@ def test_two_processes_stop_and_resume(tmp_path: Path, processes: Processes) -> 
 
 
 def test_fully_sharded_equals_one(whole: Path, tmp_path: Path, processes: Processes) -> None:
-    """Every stage; FSDP 2 as in shared/accelerate/fsdp.yaml."""
+    """Every stage; FSDP 2 as in shared/processes/fsdp.yaml."""
     argv = [*TINY_DISTILL, "--teacher", whole / "teacher"]
     assert train(processes, *argv, "--out", tmp_path / "one").code == 0
     result = train(processes, *argv, "--out", tmp_path / "two", ranks=2, fault="fsdp")

@@ -13,9 +13,9 @@ import shared.kl
 from distillation.config import PRESETS as DISTILLATION
 from distillation.lm.config import PRESETS as LANGUAGE
 from rlhf import dpo, ppo, reward, rloo, sft
-from shared.checkpoint import verify_folder
 from shared.config import option, problems
-from shared.results import with_tables
+from shared.experiments.tables import with_tables
+from shared.run.checkpoint import verify_folder
 from tests.helpers import ROOT
 from trpo_ppo.config import presets as control_presets
 from vae.config import PRESETS as VAE
@@ -25,21 +25,23 @@ READMES = [
     for name in (
         "README.md", "CONTRIBUTING.md", "vae/README.md", "shared/kl/README.md",
         "distillation/README.md", "distillation/lm/README.md", "rlhf/README.md",
-        "trpo_ppo/README.md", "shared/accelerate/README.md",
+        "trpo_ppo/README.md", "shared/processes/README.md",
     )
 ]  # fmt: skip
 PROGRAMS = [
     importlib.import_module(name)
     for name in (
-        "vae.config", "vae.evaluate", "vae.sample", "vae.bench", "vae.reproduce",
-        "shared.demo_kl", "shared.bench_kl",
-        "distillation.config", "distillation.evaluate", "distillation.reproduce",
-        "distillation.lm.config", "distillation.lm.evaluate", "distillation.lm.reproduce",
-        "distillation.lm.bench",
-        "trpo_ppo.config", "trpo_ppo.evaluate", "trpo_ppo.reproduce", "trpo_ppo.bench",
-        "trpo_ppo.compare",
+        "vae.config", "vae.evaluate", "vae.sample",
+        "vae.experiments.bench", "vae.experiments.reproduce",
+        "shared.experiments.kl.demo", "shared.experiments.kl.bench",
+        "distillation.config", "distillation.evaluate", "distillation.experiments.reproduce",
+        "distillation.lm.config", "distillation.lm.evaluate",
+        "distillation.lm.experiments.bench", "distillation.lm.experiments.reproduce",
+        "trpo_ppo.config", "trpo_ppo.evaluate", "trpo_ppo.experiments.bench",
+        "trpo_ppo.experiments.compare", "trpo_ppo.experiments.reproduce",
         "rlhf.ppo", "rlhf.sft", "rlhf.reward", "rlhf.dpo", "rlhf.rloo", "rlhf.evaluate",
-        "rlhf.preferences", "rlhf.reproduce", "rlhf.study", "rlhf.bench",
+        "rlhf.preferences", "rlhf.experiments.bench", "rlhf.experiments.reproduce",
+        "rlhf.experiments.study",
     )
 ]  # fmt: skip
 TEXT = "\n".join(path.read_text() for path in READMES)
@@ -113,15 +115,19 @@ def test_every_launch_configuration_is_read_by_accelerate(name):
     expected = {"ddp": "MULTI_GPU", "fsdp": "FSDP"}.get(name, "DEEPSPEED")
     assert config.distributed_type == expected
     command = make("train-vae", "NPROC=2", f"LAUNCH={name}", "PRESET=smoke")
-    assert f"python -m shared.processes 2 {name} vae.train smoke" in command
+    assert f"python -m shared.processes.launcher 2 {name} vae.train smoke" in command
 
 
 def test_the_same_variables_reach_the_program():
     one = make("train-vae", "PRESET=smoke", "SEED=3", "ARGS=--beta 4")
     assert "python -m vae.train smoke --seed 3 --beta 4" in one
     assert "-m vae.train --resume runs/x" in make("train-vae", "RESUME=runs/x", "SEED=3")
-    assert "-m shared.processes 2 cpu vae.train" in make("train-vae", "NPROC=2", "LAUNCH=cpu")
-    assert "-m shared.processes 1 cpu vae.train" in make("train-vae", "NNODES=2", "LAUNCH=cpu")
+    assert "-m shared.processes.launcher 2 cpu vae.train" in make(
+        "train-vae", "NPROC=2", "LAUNCH=cpu"
+    )
+    assert "-m shared.processes.launcher 1 cpu vae.train" in make(
+        "train-vae", "NNODES=2", "LAUNCH=cpu"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from shared.results import with_quotes
+from shared.experiments.tables import with_quotes
 from tests.helpers import ROOT
 
 

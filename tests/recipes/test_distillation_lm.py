@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distillation.lm import bench
+from distillation.lm.experiments import bench
 from tests import tiny
 from tests.helpers import QUIET, ROOT, Processes, metrics
 

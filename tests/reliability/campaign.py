@@ -21,11 +21,11 @@ import torch
 from safetensors.torch import load_file
 
 from shared import cli
-from shared.checkpoint import newest_complete
 from shared.config import Count, CountOrZero
-from shared.environment import describe
 from shared.errors import UserError
-from shared.results import write_result
+from shared.experiments.tables import write_result
+from shared.run.checkpoint import newest_complete
+from shared.run.environment import describe
 from tests.helpers import Processes, Result, flatten, flip_byte, metrics
 from tests.reliability.applications import RENAMES, Application, applications
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.checkpoint import MANIFEST, _sha256
+from shared.run.checkpoint import MANIFEST, _sha256
 from tests.helpers import ROOT, TINY, Processes, assert_same_run, flip_byte, refused
 
 OPTIONS: dict[str, tuple[list[str], list[str]]] = {

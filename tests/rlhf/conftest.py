@@ -11,7 +11,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from shared import cli, interrupt
+from shared import cli
+from shared.run import interrupt
 from tests import tiny
 from tests.rlhf.programs import PROGRAMS, SMALL, write_rows
 

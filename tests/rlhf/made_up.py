@@ -13,13 +13,13 @@ from transformers import LlamaForSequenceClassification
 from rlhf import reward, rewards
 from rlhf.config import Config
 from rlhf.evaluate import evaluate
+from rlhf.experiments.reproduce import PUBLISHED, REWARD, RUNS
 from rlhf.policies import save_model
 from rlhf.policy import Policy, quiet_peft, with_adapter
 from rlhf.prompts import read_prompts
-from rlhf.reproduce import PUBLISHED, REWARD, RUNS
 from rlhf.task import Task
-from shared.checkpoint import write_folder
 from shared.data.smollm2 import FOLDER
+from shared.run.checkpoint import write_folder
 from tests import tiny
 
 POLICY = replace(

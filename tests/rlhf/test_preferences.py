@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from rlhf import preferences
-from rlhf.gold import sentiment
-from rlhf.openings import openings
 from rlhf.preferences import Options, pairs_of
 from rlhf.prompts import PREFERENCES, is_held_out, read_preferences
+from rlhf.prompts.openings import openings
+from rlhf.rewards.gold import sentiment
 from shared.errors import UserError
 from tests import tiny
 

@@ -10,9 +10,9 @@ import pytest
 from pyarrow import parquet
 from vaderSentiment.vaderSentiment import BOOSTER_DICT, NEGATE
 
-from rlhf.gold import analyser, sentiment
-from rlhf.openings import openings
 from rlhf.prompts import is_held_out, read_preferences, read_prompts
+from rlhf.prompts.openings import openings
+from rlhf.rewards.gold import analyser, sentiment
 from shared.errors import UserError
 from tests import tiny
 

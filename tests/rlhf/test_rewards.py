@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.gold import sentiment
 from rlhf.rewards import Standardiser, aggregate, call, load_reward
+from rlhf.rewards.gold import sentiment
 from shared.errors import UserError
 
 

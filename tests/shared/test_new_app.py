@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import UserError
-from shared.new_app import create, renamed
+from shared.template.new_app import create, renamed
 from tests.helpers import QUIET, ROOT
 
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trpo_ppo import update
+from trpo_ppo import ppo as update
 from trpo_ppo.config import presets
 from trpo_ppo.policy import Agent
+from trpo_ppo.ppo import mean_kl
 from trpo_ppo.rollout import Batch
 from trpo_ppo.train import ppo_update
-from trpo_ppo.update import mean_kl
 
 ROWS, PASSES = 64, 5
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from shared.kl.controllers import PPOPenalty
+from shared.kl.weight.controllers import PPOPenalty
 from trpo_ppo.config import presets
 from trpo_ppo.objective import (
     add,

@@ -4,8 +4,8 @@ import functools
 
 import torch
 
-from shared.kl.discrete import js_from_logits, kl_from_logits
-from shared.kl.fused import chunked_js, chunked_kl
+from shared.kl.categorical.discrete import js_from_logits, kl_from_logits
+from shared.kl.vocabulary.logits import chunked_js, chunked_kl
 
 # name -> (chunked, the same by autograd on whole tensors)
 PRECISE = {

@@ -6,7 +6,7 @@ import mpmath
 import pytest
 import torch
 
-from shared.kl.divergences import (
+from shared.kl.categorical.divergences import (
     neyman_chi2_from_logits,
     neyman_chi2_from_probs,
     pearson_chi2_from_logits,
@@ -16,7 +16,7 @@ from shared.kl.divergences import (
     total_variation_from_logits,
     total_variation_from_probs,
 )
-from shared.kl.renyi import (
+from shared.kl.categorical.renyi import (
     alpha_from_logits,
     alpha_from_probs,
     renyi_from_logits,

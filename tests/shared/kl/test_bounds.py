@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.kl.bounds import (
+from shared.kl.categorical.bounds import (
     bretagnolle_huber,
     js_from_total_variation,
     kl_above_hellinger,

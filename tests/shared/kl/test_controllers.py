@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from shared.kl.controllers import AdaptiveKL, PPOPenalty, kl_early_stop
+from shared.kl.weight.controllers import AdaptiveKL, PPOPenalty, kl_early_stop
 
 BAD = (0.0, -1.0, math.nan, math.inf)
 

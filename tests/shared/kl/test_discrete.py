@@ -11,8 +11,8 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch.distributions import Categorical
 
-from shared.kl import discrete
-from shared.kl.discrete import (
+from shared.kl.categorical import discrete
+from shared.kl.categorical.discrete import (
     cross_entropy_from_logits,
     cross_entropy_from_probs,
     entropy_from_logits,

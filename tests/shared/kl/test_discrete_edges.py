@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from shared.kl.discrete import (
+from shared.kl.categorical.discrete import (
     cross_entropy_from_logits,
     cross_entropy_from_probs,
     entropy_from_logits,

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.kl.discrete import (
+from shared.kl.categorical.discrete import (
     jeffreys_from_logits,
     js_distance_from_logits,
     js_from_logits,

@@ -5,7 +5,7 @@ import torch
 from torch import distributions as td
 from torch.distributions import kl as torch_kl
 
-from shared.kl.distributions import kl_divergence
+from shared.kl.distributions.kl_divergence import kl_divergence
 
 INF = math.inf
 F64 = torch.float64

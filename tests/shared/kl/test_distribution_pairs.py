@@ -11,7 +11,7 @@ from torch import distributions as td
 from torch.distributions import kl as torch_kl
 from torch.nn.functional import softplus
 
-from shared.kl.distributions import kl_divergence
+from shared.kl.distributions.kl_divergence import kl_divergence
 
 F64 = torch.float64
 

@@ -10,8 +10,8 @@ from torch import distributions as td
 from torch.distributions import kl as torch_kl
 from torch.distributions import transforms as tt
 
-from shared.kl.distributions import kl_divergence
-from shared.kl.estimate import KLEstimate
+from shared.kl.distributions.kl_divergence import kl_divergence
+from shared.kl.samples.estimate import KLEstimate
 
 INF = math.inf
 F64 = torch.float64

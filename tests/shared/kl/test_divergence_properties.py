@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.kl.discrete import kl_from_logits, kl_from_probs
-from shared.kl.divergences import (
+from shared.kl.categorical.discrete import kl_from_logits, kl_from_probs
+from shared.kl.categorical.divergences import (
     SQUARED_HELLINGER,
     TOTAL_VARIATION,
     FDivergence,
@@ -20,7 +20,7 @@ from shared.kl.divergences import (
     squared_hellinger_from_probs,
     total_variation_from_logits,
 )
-from shared.kl.renyi import (
+from shared.kl.categorical.renyi import (
     alpha_from_logits,
     alpha_from_probs,
     renyi_from_logits,

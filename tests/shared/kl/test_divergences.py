@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from shared.kl.divergences import (
+from shared.kl.categorical.divergences import (
     neyman_chi2_from_probs,
     pearson_chi2_from_probs,
     squared_hellinger_from_probs,
     total_variation_from_probs,
 )
-from shared.kl.renyi import (
+from shared.kl.categorical.renyi import (
     alpha_from_probs,
     renyi_from_logits,
     renyi_from_probs,

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from shared.kl.estimators import (
+from shared.kl.samples.estimators import (
     kl_loss,
     log_ratio_estimator,
     rao_blackwell_kl,

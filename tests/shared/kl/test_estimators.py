@@ -15,8 +15,8 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from shared.kl.estimate import summarise_terms
-from shared.kl.estimators import (
+from shared.kl.samples.estimate import summarise_terms
+from shared.kl.samples.estimators import (
     kl_loss,
     log_ratio_estimator,
     rao_blackwell_kl,

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shared.kl.discrete import kl_from_logits
-from shared.kl.fused import chunked_js, chunked_kl
+from shared.kl.categorical.discrete import kl_from_logits
+from shared.kl.vocabulary.logits import chunked_js, chunked_kl
 from tests.shared.kl.chunked_and_whole import ALL, agree, logits, value_and_gradient
 
 INF = torch.inf

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from shared.kl.fused import chunked_js, chunked_kl
+from shared.kl.vocabulary.logits import chunked_js, chunked_kl
 from tests.shared.kl.chunked_and_whole import ALL, agree, logits, value_and_gradient
 
 

@@ -3,9 +3,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from shared.kl import fused_linear
-from shared.kl.discrete import js_from_logits, kl_from_logits
-from shared.kl.fused_linear import fused_linear_js, fused_linear_kl
+from shared.kl.categorical.discrete import js_from_logits, kl_from_logits
+from shared.kl.vocabulary import hidden_states as fused_linear
+from shared.kl.vocabulary.hidden_states import fused_linear_js, fused_linear_kl
 
 NAMES = ("p_hidden", "p_weight", "p_bias", "q_hidden", "q_weight", "q_bias")
 SIDES = {"p": NAMES[:3], "q": NAMES[3:]}

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from shared.kl.gaussian import (
+from shared.kl.gaussian.diagonal import (
     bhattacharyya_normal,
     kl_normal,
     renyi_normal,
     squared_hellinger_normal,
     squared_wasserstein2_normal,
 )
-from shared.kl.gaussian_full import (
+from shared.kl.gaussian.full import (
     bhattacharyya_mvn,
     kl_mvn,
     kl_mvn_from_scale_tril,

@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import dblquad
 from scipy.stats import multivariate_normal
 
-from shared.kl.gaussian_full import (
+from shared.kl.gaussian.full import (
     bhattacharyya_mvn,
     kl_mvn,
     renyi_mvn,

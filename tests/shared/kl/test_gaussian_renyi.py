@@ -10,7 +10,7 @@ from scipy.stats import norm
 from torch.distributions import Normal
 
 from shared.kl import kl_normal
-from shared.kl.gaussian import (
+from shared.kl.gaussian.diagonal import (
     bhattacharyya_normal,
     renyi_normal,
     squared_hellinger_normal,

@@ -3,9 +3,8 @@ import math
 import pytest
 import torch
 
-from shared.kl.conventions import convert, reduce
-from shared.kl.discrete import entropy_from_probs, kl_from_logits, kl_from_probs
-from shared.kl.information import (
+from shared.kl.categorical.discrete import entropy_from_probs, kl_from_logits, kl_from_probs
+from shared.kl.categorical.information import (
     mutual_information_from_logits,
     mutual_information_from_probs,
     perplexity,
@@ -14,6 +13,7 @@ from shared.kl.information import (
     pointwise_kl_from_logits,
     pointwise_kl_from_probs,
 )
+from shared.kl.conventions import convert, reduce
 
 FAIR, BIASED = (torch.tensor(p, dtype=torch.float64) for p in ([0.5, 0.5], [0.9, 0.1]))
 

@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from shared.kl.knn import kl_knn
+from shared.kl.samples.knn import kl_knn
 
 
 def draw(n, d, seed, mean=0.0, scale=1.0):

@@ -1,6 +1,6 @@
 """The README's table "often read, what holds": a test for every row with a number.
 
-Rows about fits to two modes and about disjoint supports are tested with ``shared.demo_kl``.
+Rows about fits to two modes and about disjoint supports are tested with ``make demo-kl``.
 """
 
 import math
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.kl.bounds import bretagnolle_huber, pinsker
-from shared.kl.discrete import (
+from shared.kl.categorical.bounds import bretagnolle_huber, pinsker
+from shared.kl.categorical.discrete import (
     cross_entropy_from_probs,
     entropy_from_probs,
     jeffreys_from_probs,
@@ -22,16 +22,16 @@ from shared.kl.discrete import (
     kl_from_logits,
     kl_from_probs,
 )
-from shared.kl.divergences import (
+from shared.kl.categorical.divergences import (
     pearson_chi2_from_probs,
     squared_hellinger_from_probs,
     total_variation_from_probs,
 )
-from shared.kl.estimators import log_ratio_estimator
-from shared.kl.gaussian import kl_normal
-from shared.kl.renyi import alpha_from_probs, renyi_from_probs
+from shared.kl.categorical.renyi import alpha_from_probs, renyi_from_probs
+from shared.kl.gaussian.diagonal import kl_normal
+from shared.kl.samples.estimators import log_ratio_estimator
+from shared.kl.samples.variational import infonce_bound
 from shared.kl.transport import wasserstein_1d
-from shared.kl.variational import infonce_bound
 
 
 def probs(*values: float) -> Tensor:

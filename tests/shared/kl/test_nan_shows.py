@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import shared.kl
-from shared.kl.divergences import SQUARED_HELLINGER
+from shared.kl.categorical.divergences import SQUARED_HELLINGER
 
 MORE = {"renyi": (3.0,), "alpha": (3.0,), "f_divergence": (SQUARED_HELLINGER,)}
 ONE = {"entropy"}

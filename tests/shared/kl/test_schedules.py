@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from shared.kl.schedules import (
+from shared.kl.weight.schedules import (
     Annealing,
     capacity_penalty,
     constant,

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import rel_entr
 
-from shared.kl.discrete import kl_from_logits
-from shared.kl.topk import kl_topk
+from shared.kl.categorical.discrete import kl_from_logits
+from shared.kl.vocabulary.topk import kl_topk
 
 INF = torch.inf
 

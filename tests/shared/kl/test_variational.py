@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal
 
-from shared.kl.variational import (
+from shared.kl.samples.variational import (
     Critic,
     MINEState,
     dv_bound,

@@ -1,0 +1,129 @@
+"""All runs behind the tables of distillation/lm/README.md.
+
+``python -m distillation.lm.experiments.reproduce``
+
+The same student, text, steps and learning rates; the objective alone differs. Runs that are
+finished are kept, one that was cut off is resumed. About six hours of one core.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distillation.lm import pictures
+from distillation.lm.config import PRESETS
+from distillation.lm.evaluate import evaluate
+from distillation.lm.lessons import read_blocks
+from distillation.lm.model import load, start_student
+from shared import cli
+from shared.errors import UserError
+from shared.experiments.reproduce import make_sure, recall
+from shared.experiments.tables import write_result
+from shared.run.folder import read_metrics
+
+PROGRAM = "distillation.lm.train"
+RUNS = Path("runs/reproduce-distill-lm")
+RESULTS = Path("distillation/lm/results")
+RECORDS = RESULTS / "runs"
+COMMANDS = {
+    "forward": "default",
+    "ce": "default --objective ce",
+    "reverse": "default --objective reverse",
+    "js": "default --objective js",
+}
+COLUMNS = (
+    ("what", "trained to minimise", ""), ("trained_on", "training tokens", ",d"),
+    ("kl_teacher_student", "KL(teacher ‖ student)", ".3f"),
+    ("kl_teacher_student_standard_error", "±", ".3f"),
+    ("kl_student_teacher", "KL(student ‖ teacher)", ".3f"),
+    ("kl_student_teacher_standard_error", "±", ".3f"),
+    ("agreement", "same top token", ".1%"), ("perplexity_student", "perplexity", ".1f"),
+    ("training_seconds", "training, s", ",.0f"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train everything and write distillation/lm/results anew."""
+
+    only: str = ""
+    """Train only the runs whose names begin so; results are not written."""
+    missing: bool = False
+    """Train only the runs that have no committed record."""
+    collect: bool = False
+    """Train nothing: write the results of the runs that are there or have a record."""
+
+
+def known(name: str) -> dict[str, Any] | None:
+    """What a run came to, its options and its curve, if it is finished or has a record."""
+
+    def more(folder: Path) -> dict[str, Any]:
+        config = json.loads((folder / "config.json").read_text())["config"]
+        return {"config": config, "records": read_metrics(folder)}
+
+    return recall(PROGRAM, COMMANDS[name], RUNS / name, RECORDS, more)
+
+
+def untrained() -> dict[str, Any]:
+    """The student's distance from the teacher before any training, and what either costs."""
+    config = PRESETS["default"]
+    teacher, tokenizer = load("--teacher", config.teacher, Path(config.data))
+    student = start_student(config.student, config.layers, teacher, Path(config.data))
+    _, unseen = read_blocks(config, tokenizer)
+    return evaluate(student.eval(), teacher.eval(), tokenizer, unseen)
+
+
+def collect() -> None:
+    """The table, the picture and the sizes and speeds of student and teacher."""
+    finished = {name: run for name in COMMANDS if (run := known(name))}
+    if not finished:
+        raise UserError(f"--collect: no finished run in {RUNS}, no record in {RECORDS}")
+    before = untrained()
+    rows: list[dict[str, Any]] = [{"what": "untrained", "trained_on": 0, "n": 1, **before}]
+    curves = {}
+    for name, run in finished.items():
+        config = run["config"]
+        trained_on = config["epochs"] * config["epoch_blocks"] * config["length"]
+        kept = {key: run[key] for key in ("command", "environment", "training_seconds", "threads")}
+        what = pictures.NAMES[name]
+        rows.append({"what": what, "trained_on": trained_on, "n": 1, **kept, **run["unseen"]})
+        curves[name] = run["records"]
+    for row in rows:
+        del row["continuations"]  # the runs' records keep them
+    write_result(RESULTS / "objectives.json", COLUMNS, rows)
+    pictures.curves(curves, RESULTS / "curves.png")
+    columns = (
+        ("who", "model", ""), ("parameters", "parameters", ",d"),
+        ("weight_mebibytes", "weights, MiB", ",.0f"),
+        ("tokens_read_per_second", "tokens read per CPU-s", ",.0f"),
+        ("tokens_written_per_second", "tokens written per CPU-s", ",.0f"),
+    )  # fmt: skip
+    costs = [
+        {"who": who, "weight_mebibytes": before[who]["weight_bytes"] / 2**20, **before[who]}
+        for who in ("teacher", "student")
+    ]
+    write_result(RESULTS / "cost.json", columns, costs, threads=torch.get_num_threads())
+    print(f"results in {RESULTS}; now: make tables")
+
+
+def main() -> None:
+    options = cli.check(
+        cli.parse(Options, sys.argv[1:], "python -m distillation.lm.experiments.reproduce")
+    )
+    names = [name for name in COMMANDS if name.startswith(options.only)]
+    if not names:
+        raise UserError(f"--only {options.only}: no run's name begins so; {', '.join(COMMANDS)}")
+    for name in names if not options.collect else []:
+        if options.missing and known(name):
+            continue
+        make_sure(PROGRAM, COMMANDS[name], RUNS / name)
+    if not options.only:
+        collect()
+
+
+if __name__ == "__main__":
+    cli.run(main, "distillation.lm.experiments.reproduce")

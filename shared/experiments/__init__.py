@@ -1,0 +1,1 @@
+"""Harnesses of benchmarks, reproductions and tables."""

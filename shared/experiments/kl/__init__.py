@@ -1,0 +1,1 @@
+"""Demonstration and benchmark of the KL toolbox."""

@@ -1,0 +1,195 @@
+"""Time, memory and precision of a KL at vocabulary size: ``python -m shared.experiments.kl.bench``.
+
+Value and gradient to the student. Every figure of time and memory is measured in a process of its
+own, the rows in turn, round after round; ratios are of one round. On CPUs: CPU-seconds of one
+thread, which other work on the machine disturbs less than the clock, and the peak of resident
+memory. On a GPU: CUDA events, and the peak of what the allocator gave out.
+"""
+
+import importlib.util
+import json
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from shared import cli
+from shared.config import Count
+from shared.errors import UserError
+from shared.experiments.bench import NO_GPU, measure_alone
+from shared.experiments.kl.bench_methods import HEADS, LIGER, LOGITS, METHODS, SCALES, precision
+from shared.experiments.measured import measured
+from shared.experiments.tables import describe_columns, markdown, write_result
+from shared.run.environment import describe
+
+
+@dataclass(frozen=True)
+class Options:
+    """Time KL and gradient of language-model logits: ours, torch's, compiled."""
+
+    repetitions: Count = 3
+    """Rounds; each measures every row once, in a new process."""
+    positions: Count = 2048
+    """Rows of logits."""
+    vocabulary: Count = 49_152
+    """Categories."""
+    head_positions: Count = 1024
+    """Positions where the logits are made from hidden states."""
+    head_vocabulary: Count = 128_256
+    """Categories there."""
+    head_width: Count = 256
+    """Width of the hidden states."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where. cuda also measures Liger's kernel, if liger_kernel is installed."""
+    smoke: bool = False
+    """Tiny sizes, one round in this process, nothing compiled: shows that it runs, nothing else."""
+    results: str = ""
+    """Folder that receives bench.json, heads.json and precision.json (or ..._cuda.json)."""
+    only: str = ""
+    """Measure this row once, in this process, and print it as JSON: what every round is made of."""
+
+
+def inputs(method: str, options: Options, positions: int) -> list[Tensor]:
+    """Logits of teacher and student, or their hidden states and weights; the same for all rows."""
+    rng = torch.Generator(options.device).manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng, device=options.device)
+
+    if method in HEADS:
+        n, v, d = positions, options.head_vocabulary, options.head_width
+        p = [normal(n, d), normal(v, d).mul_(3 / d**0.5)]
+        return [*p, p[0] + 0.3 * normal(n, d), p[1].clone()]
+    teacher = normal(positions, options.vocabulary).mul_(3)
+    return [teacher, normal(positions, options.vocabulary).add_(teacher)]
+
+
+def step(method: str, tensors: Sequence[Tensor]) -> None:
+    """Value and gradient. The student's logits are no leaf, as a model's are none."""
+    wanted = tensors[len(tensors) // 2 :]
+    leaves = [tensor.requires_grad_() for tensor in wanted]
+    student = [leaf.view(leaf.shape) for leaf in leaves]
+    METHODS[method].loss(*tensors[: len(tensors) // 2], *student).backward()
+
+
+def measure(method: str, options: Options) -> dict[str, float]:
+    """CPU-seconds (or GPU-seconds) and the peak of extra memory in bytes, in this process."""
+    heads = method in HEADS
+    positions = options.head_positions if heads else options.positions
+    tensors = inputs(method, options, positions)
+    # Compilation is of one shape; everything else is warm after a few rows.
+    few = tensors if METHODS[method].compiles else inputs(method, options, 16)
+    step(method, [tensor.clone() for tensor in few])
+    if options.device == "cuda":
+        seconds, peak = _cuda(method, tensors)
+    else:
+        seconds, peak = measured(lambda: step(method, tensors))
+    vocabulary = options.head_vocabulary if heads else options.vocabulary
+    elements = positions * vocabulary
+    return {"seconds": seconds, "ns_per_element": 1e9 * seconds / elements,
+            "extra_memory": peak / (4 * elements)}  # fmt: skip
+
+
+def _cuda(method: str, tensors: Sequence[Tensor]) -> tuple[float, float]:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    begin.record()
+    step(method, tensors)
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000, torch.cuda.max_memory_allocated() - before
+
+
+def in_new_process(method: str, options: Options) -> dict[str, float]:
+    """One measurement; on CPUs, on one thread."""
+    given = asdict(replace(options, only="", results="", smoke=False))
+    given = {name: value for name, value in given.items() if value not in ("", False)}
+    env = NO_GPU if options.device == "cpu" else {}
+    return measure_alone("shared.experiments.kl.bench", method, given, env)
+
+
+Columns = tuple[tuple[str, str, str], ...]
+COLUMNS: Columns = (
+    ("name", "value and gradient by", ""),
+    ("ns_per_element", "ns per logit", ".2f"),
+    ("least", "least", ".2f"),
+    ("most", "most", ".2f"),
+    ("speed", "times as fast as the first", ".2f"),
+    ("extra_memory", "extra memory / one logit tensor", ".2f"),
+)
+PRECISION_COLUMNS: Columns = (
+    ("name", "method", ""),
+    *((f"value_{scale:g}", f"KL {kl}: error", ".0e") for scale, kl in SCALES.items()),
+    ("negative", "negative at the last", ".0%"),
+    ("gradient", "gradient's error there", ".0e"),
+)
+
+
+def summary(
+    methods: Sequence[str], rounds: Sequence[dict[str, dict[str, float]]]
+) -> list[dict[str, Any]]:
+    """A row of the table per method: medians over the rounds, ratios within a round."""
+    table = []
+    for method in methods:
+        ns = [one[method]["ns_per_element"] for one in rounds]
+        ratios = [one[methods[0]]["seconds"] / one[method]["seconds"] for one in rounds]
+        table.append({
+            "row": method, "name": METHODS[method].title, "n": len(rounds),
+            "ns_per_element": round(statistics.median(ns), 3),
+            "least": round(min(ns), 3), "most": round(max(ns), 3),
+            "speed": round(statistics.median(ratios), 3),
+            "extra_memory": round(statistics.median(r[method]["extra_memory"] for r in rounds), 3),
+        })  # fmt: skip
+    return table
+
+
+def main() -> None:
+    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m shared.experiments.kl.bench"))
+    if options.smoke:
+        options = replace(options, repetitions=1, positions=20, vocabulary=3000,
+                          head_positions=20, head_vocabulary=3000, head_width=16)  # fmt: skip
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here")
+    if options.results and not Path(options.results).is_dir():
+        raise UserError(f"--results {options.results}: no such folder")
+    torch.set_num_threads(1)
+    if options.only:
+        if options.only not in METHODS:
+            raise UserError(f"--only {options.only}: must be one of {', '.join(METHODS)}")
+        print(json.dumps(measure(options.only, options)))
+        return
+    liger = options.device == "cuda" and importlib.util.find_spec("liger_kernel") is not None
+    groups = {"bench": [*LOGITS, *(LIGER if liger else [])], "heads": [*HEADS]}
+    run = in_new_process
+    if options.smoke:
+        run = measure
+        groups["bench"] = [method for method in groups["bench"] if not METHODS[method].compiles]
+    rounds: list[dict[str, dict[str, float]]] = []
+    for count in range(1, options.repetitions + 1):
+        rounds.append({m: run(m, options) for group in groups.values() for m in group})
+        figures = (f"{name} {one['ns_per_element']:.2f}" for name, one in rounds[-1].items())
+        print(f"round {count}/{options.repetitions}: {', '.join(figures)}", flush=True)
+    tables: dict[str, tuple[Columns, list[dict[str, Any]]]] = {
+        name: (COLUMNS, summary(group, rounds)) for name, group in groups.items()
+    }
+    tables["precision"] = (PRECISION_COLUMNS, precision(options.vocabulary, options.device))
+    for name, (columns, table) in tables.items():
+        print("\n" + markdown({"columns": describe_columns(columns), "rows": table}))
+        if options.results:
+            suffix = "" if options.device == "cpu" else f"_{options.device}"
+            write_result(
+                Path(options.results) / f"{name}{suffix}.json", columns, table, rounds=rounds,
+                load_average=os.getloadavg(), options=asdict(options), environment=describe(),
+            )  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.run(main, "shared.experiments.kl.bench")

@@ -1,0 +1,1 @@
+"""Categorical distributions, from probabilities and from logits."""

@@ -1,0 +1,240 @@
+"""Two discrete distributions side by side, with their log-ratio free of cancellation.
+
+Everything that compares two categorical distributions starts here. The last dimension holds the
+categories, half precision has become float32, and zeros have been taken out of the way of
+logarithms (both in value and in gradient).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..conventions import (
+    broadcast,
+    categories_last,
+    check_floating,
+    check_logits,
+    check_probs,
+    check_temperature,
+    fit_mask,
+)
+from ..gaussian.diagonal import expm1_minus_x
+
+_FAR = 20.0  # nats; from there on log-sum-exp differences have all digits, and exp might overflow
+
+
+class Single(NamedTuple):
+    """p [..., categories] and log p, which is 0 where p is 0."""
+
+    p: Tensor
+    log_p: Tensor
+
+
+class Pair(NamedTuple):
+    """p and q [..., categories] and d = log p - log q; logarithms are 0 where p or q is 0."""
+
+    p: Tensor
+    q: Tensor
+    log_p: Tensor
+    d: Tensor
+    p_only: Tensor  # bool: q = 0 < p, where D(p || q) is infinite
+    q_only: Tensor  # bool: p = 0 < q
+    kl: Tensor | None = None  # [...], where it is known better than as a sum of terms
+
+
+def _fit_support(support: Tensor, dim: int, shape: torch.Size) -> Tensor:
+    """The mask of allowed categories, [categories] or as the distributions before, expanded."""
+    return fit_mask(support if support.dim() == 1 else support.movedim(dim, -1), shape, "support")
+
+
+def _ready_probs(
+    name: str, p: Tensor, dim: int, support: Tensor | None, mask: Tensor | None, validate: bool
+) -> Tensor:
+    """Probabilities ready for use: categories last, zero off the support, float32 at least."""
+    check_floating(**{name: p})
+    p = categories_last(name, p, dim).to(torch.promote_types(p.dtype, torch.float32))
+    if support is not None:
+        p = torch.where(_fit_support(support, dim, p.shape), p, 0.0)
+    if mask is not None:  # what stands where nothing counts is replaced before it is used
+        p = torch.where(fit_mask(mask, p.shape[:-1], "mask")[..., None], p, 1.0 / p.shape[-1])
+    if validate:
+        check_probs(name, p)
+    return p
+
+
+def _ready_logits(
+    name: str,
+    logits: Tensor,
+    dim: int,
+    temperature: float,
+    support: Tensor | None,
+    mask: Tensor | None,
+    validate: bool,
+) -> Tensor:
+    """Logits ready for use: categories last, over T, -inf off the support, float32 at least."""
+    check_temperature(temperature)
+    check_floating(**{name: logits})
+    a = categories_last(name, logits, dim).to(torch.promote_types(logits.dtype, torch.float32))
+    if support is not None:
+        a = torch.where(_fit_support(support, dim, a.shape), a, -torch.inf)
+    if mask is not None:
+        a = torch.where(fit_mask(mask, a.shape[:-1], "mask")[..., None], a, 0.0)
+    if validate:
+        check_logits(name, a)
+    return a if temperature == 1 else a / temperature
+
+
+def safe_log(p: Tensor) -> Tensor:
+    """log p, and 0 where p <= 0: no infinity in value or gradient."""
+    return torch.where(p <= 0, 1.0, p).log()
+
+
+def _taken_out(a: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum [..., 1] and log sum exp less the maximum [..., 1], over the last dimension."""
+    index = a.argmax(-1, keepdim=True)
+    top = a.gather(-1, index)
+    rest = (a - top).exp().scatter(-1, index, 0.0).sum(-1, keepdim=True)
+    return top, torch.log1p(rest)
+
+
+def log_normaliser(a: Tensor) -> Tensor:
+    """log sum exp over the last dimension, [..., 1]."""
+    top, rest = _taken_out(a)
+    return top + rest
+
+
+def log_softmax(a: Tensor) -> Tensor:
+    """a - log sum exp, with all digits where an outcome is nearly certain or all logits are large.
+
+    The maximum and log1p of the rest are subtracted one after the other: their sum would round
+    1e4 + 0.7, or 20 + 1e-9, and with it every probability.
+    """
+    top, rest = _taken_out(a)
+    return torch.where(a != -torch.inf, (a - top) - rest, -torch.inf)
+
+
+def single_from_probs(
+    p: Tensor,
+    *,
+    dim: int = -1,
+    support: Tensor | None = None,
+    mask: Tensor | None = None,
+    validate: bool = False,
+) -> Single:
+    """Probabilities and their logarithms."""
+    p = _ready_probs("p", p, dim, support, mask, validate)
+    return Single(p, safe_log(p))
+
+
+def single_from_logits(
+    logits: Tensor,
+    *,
+    dim: int = -1,
+    temperature: float = 1.0,
+    support: Tensor | None = None,
+    mask: Tensor | None = None,
+    validate: bool = False,
+) -> Single:
+    """A softmax and its logarithms."""
+    a = _ready_logits("logits", logits, dim, temperature, support, mask, validate)
+    allowed = a != -torch.inf
+    log_p = log_softmax(a)
+    return Single(log_p.exp(), torch.where(allowed, log_p, 0.0))
+
+
+def pair_from_probs(
+    p: Tensor,
+    q: Tensor,
+    *,
+    dim: int = -1,
+    support: Tensor | None = None,
+    mask: Tensor | None = None,
+    validate: bool = False,
+) -> Pair:
+    """Probabilities side by side; the log-ratio is log1p((p - q) / q) where they are close."""
+    p, q = broadcast("p", p, "q", q)
+    p = _ready_probs("p", p, dim, support, mask, validate)
+    q = _ready_probs("q", q, dim, support, mask, validate)
+    both = ~(p <= 0) & ~(q <= 0)  # NaN is in: it must show
+    a, b = torch.where(both, p, 1.0), torch.where(both, q, 1.0)
+    near = (a < 1.5 * b) & (b < 1.5 * a)  # there a - b is exact, or nearly
+    quotient = (torch.where(near, a, 1.0) - torch.where(near, b, 1.0)) / torch.where(near, b, 1.0)
+    apart = torch.where(near, 1.0, a).log() - torch.where(near, 1.0, b).log()
+    d = torch.where(near, quotient.log1p(), apart)
+    return Pair(p, q, safe_log(p), d, p_only=(p > 0) & (q == 0), q_only=(p == 0) & (q > 0))
+
+
+@torch.no_grad()
+def _lost_in_difference(a: Tensor, b: Tensor) -> Tensor:
+    """The rounding error of a - b, exactly (Knuth's two-sum): much, where b is a shifted a."""
+    u = a - b
+    minus_b = u - a
+    return (a - (u - minus_b)) - (b + minus_b)
+
+
+def pair_from_logits(
+    p_logits: Tensor,
+    q_logits: Tensor,
+    *,
+    dim: int = -1,
+    temperature: float = 1.0,
+    support: Tensor | None = None,
+    mask: Tensor | None = None,
+    validate: bool = False,
+) -> Pair:
+    """Softmaxes side by side; their KL and log-ratio come from the difference of the logits.
+
+    With u = a - b (exact where the logits are close), its mean c = E_p u and w = u - c,
+
+        KL(p || q) = log E_p exp(-w) = log1p(E_p[exp(-w) - 1 + w]),   log p/q = w + KL,
+
+    because E_p w = 0. No term is negative, and nothing cancels: log-sum-exps of thousands of
+    logits, whose rounding swamps a small KL, are not subtracted from each other.
+    """
+    p_logits, q_logits = broadcast("p_logits", p_logits, "q_logits", q_logits)
+    a = _ready_logits("p_logits", p_logits, dim, temperature, support, mask, validate)
+    b = _ready_logits("q_logits", q_logits, dim, temperature, support, mask, validate)
+    in_p, in_q = a != -torch.inf, b != -torch.inf  # NaN is in: it must show
+    both, p_only, q_only = in_p & in_q, in_p & ~in_q, in_q & ~in_p
+    log_p, log_q = log_softmax(a), log_softmax(b)
+    p, q = log_p.exp(), log_q.exp()
+    a, b = torch.where(both, a, 0.0), torch.where(both, b, 0.0)
+    u = a - b
+    # Three steps: a shift of all logits is taken out exactly, and p sums to one but for rounding,
+    # which the size of what is averaged multiplies.
+    seen = both & ~(p <= 0)
+    index = torch.where(both, log_p, -torch.inf).argmax(-1, keepdim=True)
+    lost = _lost_in_difference(a, b)
+    u = (u - u.gather(-1, index)) + (lost - lost.gather(-1, index))
+    u = torch.where(seen, u, 0.0)
+    first = (p * u).sum(-1, keepdim=True)
+    u = torch.where(seen, u - first, 0.0)
+    c = (p * u).sum(-1, keepdim=True)
+    apart = torch.where(both, log_p, 0.0) - torch.where(both, log_q, 0.0)
+    far = first + c + apart.gather(-1, index)  # KL(p || q), if q misses no part of p
+    by_terms = (far.detach() < _FAR) & ~p_only.any(-1, keepdim=True)
+    # E_p[exp(-w) - 1 + w]; where -w is large, p exp(-w) is q exp(KL).
+    w = torch.where(by_terms & seen, u - c, 0.0)
+    close = seen & (w > -1)
+    small = p * expm1_minus_x(-torch.where(close, w, 0.0))
+    from_logits = by_terms & in_q & ~close
+    large = torch.where(from_logits, log_q + far, -torch.inf).exp() - p * (1 - w)
+    terms = torch.where(from_logits, large, torch.where(close, small, 0.0))
+    kl = torch.where(by_terms, terms.sum(-1, keepdim=True).log1p(), far)
+    d = torch.where(by_terms & seen, u - c + kl, apart)
+    log_p = torch.where(in_p, log_p, 0.0)
+    return Pair(p, q, log_p, d, p_only, q_only, kl.squeeze(-1))
+
+
+def kl_terms(pair: Pair) -> Tensor:
+    """p log(p/q) - p + q [..., categories]: never negative, and the extra terms sum to zero.
+
+    The Bregman form of D(p || q); +inf where q = 0 < p, and q where p = 0.
+    """
+    p, q, d = pair.p, pair.q, pair.d
+    close = d > -1  # there exp(-d) - 1 + d cannot overflow
+    terms = torch.where(
+        close, p * expm1_minus_x(-torch.where(close, d, 0.0)), q - p + p * torch.where(close, 0, d)
+    )
+    return torch.where(p <= 0, q, torch.where(pair.p_only, torch.inf, terms))

@@ -1,0 +1,1 @@
+"""``kl_divergence`` of torch.distributions, right at the edges."""

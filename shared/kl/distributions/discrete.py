@@ -1,0 +1,199 @@
+"""Closed forms for pairs of discrete torch.distributions: torch has none or its own is wrong.
+
+Each function takes p and q of one event shape and returns D(p || q) in nats, of the broadcast batch
+shape, float32 at least. Elementwise formulas are computed in float64. ``DISCRETE`` at the end says
+which function serves which pair of types.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributions as td
+from torch.nn.functional import logsigmoid
+
+from ..categorical.bernoulli import kl_bernoulli
+from ..categorical.discrete import kl_from_logits, kl_from_probs
+
+PairTable = list[tuple[type, type, Callable[[Any, Any], Tensor]]]
+
+
+def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Broadcast float64 copies."""
+    return tuple(torch.broadcast_tensors(*(tensor.double() for tensor in tensors)))
+
+
+def narrow(value: Tensor, *parameters: Tensor) -> Tensor:
+    """The value in the parameters' common precision, float32 at least."""
+    dtype = torch.float32
+    for parameter in parameters:
+        dtype = torch.promote_types(dtype, parameter.dtype)
+    return value.to(dtype)
+
+
+# Bernoulli, categorical, and what is built from them
+
+
+class Given(NamedTuple):
+    is_logits: bool
+    parameter: Tensor
+
+
+def given(distribution: Any) -> Given:
+    """The parameter the distribution was made from, probabilities or logits.
+
+    The other one is derived and clamped: a probability of 1e-12 becomes 1.2e-7 on its way to a
+    float32 logit, a logit of 20 becomes a probability of exactly 1.
+    """
+    made = vars(distribution)
+    parameter = made.get("_param")
+    if parameter is None:  # Geometric; the derived one is stored second
+        parameter = made[next(name for name in made if name in ("probs", "logits"))]
+    return Given(parameter is not made.get("probs"), parameter)
+
+
+def _log_probs(source: Given) -> Tensor:
+    is_logits, parameter = source
+    if is_logits:
+        return parameter
+    positive = parameter > 0
+    return torch.where(positive, torch.where(positive, parameter, 1.0).log(), -torch.inf)
+
+
+def log_odds(source: Given) -> Tensor:
+    is_logits, parameter = source
+    if is_logits:
+        return parameter
+    inner = (parameter > 0) & (parameter < 1)
+    p = torch.where(inner, parameter, 0.5)
+    certain = torch.where(parameter > 0.5, torch.inf, -torch.inf).to(p.dtype)
+    return torch.where(inner, p.log() - torch.log1p(-p), certain)
+
+
+def categorical(p: td.Categorical, q: td.Categorical) -> Tensor:
+    """From the parameters given: probabilities and logits are compared in their own precision."""
+    from_p, from_q = given(p), given(q)
+    k_p, k_q = from_p.parameter.shape[-1], from_q.parameter.shape[-1]
+    if k_p != k_q:
+        raise ValueError(f"p and q must have the same categories, got {k_p} and {k_q}")
+    if not from_p.is_logits and not from_q.is_logits:
+        return kl_from_probs(from_p.parameter, from_q.parameter)
+    return kl_from_logits(_log_probs(from_p), _log_probs(from_q))
+
+
+def _categorical_of(distribution: Any) -> td.Categorical:
+    """The categorical behind a one-hot or multinomial distribution."""
+    return getattr(distribution, "_categorical", distribution)
+
+
+def categorical_or_one_hot(p: Any, q: Any) -> Tensor:
+    return categorical(_categorical_of(p), _categorical_of(q))
+
+
+def multinomial(p: td.Multinomial, q: td.Multinomial) -> Tensor:
+    """Counts that sum to different totals are never equal: +inf."""
+    value = categorical_or_one_hot(p, q)
+    if p.total_count != q.total_count:
+        return torch.full_like(value, torch.inf)
+    return p.total_count * value if p.total_count else torch.zeros_like(value)
+
+
+def _finite_log_odds(a: Tensor, b: Tensor) -> Tensor:
+    """D of two Bernoullis from log-odds, which may be infinite."""
+    certain_p, certain_q = a.isinf(), b.isinf()
+    inner_p, inner_q = torch.where(certain_p, 0.0, a), torch.where(certain_q, 0.0, b)
+    value = kl_bernoulli(inner_p, inner_q)
+    one_outcome = torch.where(a > 0, -logsigmoid(inner_q), -logsigmoid(-inner_q))
+    value = torch.where(certain_p, one_outcome, value)
+    return torch.where(certain_q, torch.where(a == b, 0.0, torch.inf), value)
+
+
+def _bernoulli_trial(p: Any, q: Any) -> Tensor:
+    """D between Bernoulli(p.probs) and Bernoulli(q.probs), in float64."""
+    from_p, from_q = given(p), given(q)
+    a, b = wide(from_p.parameter, from_q.parameter)
+    if not from_p.is_logits and not from_q.is_logits:
+        return kl_from_probs(torch.stack([a, 1 - a], -1), torch.stack([b, 1 - b], -1))
+    return _finite_log_odds(
+        log_odds(Given(from_p.is_logits, a)), log_odds(Given(from_q.is_logits, b))
+    )
+
+
+def _outcomes(distribution: Any) -> tuple[Tensor, Tensor]:
+    """probs and 1 - probs, in float64."""
+    is_logits, parameter = given(distribution)
+    wider = parameter.double()
+    if is_logits:
+        return torch.sigmoid(wider), torch.sigmoid(-wider)
+    return wider, 1 - wider
+
+
+def bernoulli(p: td.Bernoulli, q: td.Bernoulli) -> Tensor:
+    return narrow(_bernoulli_trial(p, q), given(p).parameter, given(q).parameter)
+
+
+def bernoulli_poisson(p: td.Bernoulli, q: td.Poisson) -> Tensor:
+    """Against the measure (rate, 1), whose total of 1 + rate the constants make up for."""
+    one, zero, rate = torch.broadcast_tensors(*_outcomes(p), q.rate.double())
+    measure = torch.stack([rate, torch.ones_like(rate)], -1)
+    return narrow(kl_from_probs(torch.stack([one, zero], -1), measure), given(p).parameter, q.rate)
+
+
+def binomial(p: td.Binomial, q: td.Binomial) -> Tensor:
+    """n times the Bernoullis' D; +inf where p reaches counts beyond q's.
+
+    Raises:
+        NotImplementedError: p has fewer trials than q: no closed form.
+    """
+    if bool((p.total_count < q.total_count).any()):
+        raise NotImplementedError(
+            "no closed form for Binomials where p.total_count < q.total_count; "
+            'method="monte_carlo" estimates it'
+        )
+    trial = _bernoulli_trial(p, q)
+    beyond = (p.total_count > q.total_count) & (log_odds(given(p)) > -torch.inf)
+    value = q.total_count * torch.where(q.total_count > 0, trial, 0.0)
+    return narrow(torch.where(beyond, torch.inf, value), given(p).parameter, given(q).parameter)
+
+
+def geometric(p: td.Geometric, q: td.Geometric) -> Tensor:
+    """The number of trials, 1 / probs on average, times the Bernoullis' D."""
+    value = _bernoulli_trial(p, q) / _outcomes(p)[0]
+    return narrow(value, given(p).parameter, given(q).parameter)
+
+
+def negative_binomial(p: td.NegativeBinomial, q: td.NegativeBinomial) -> Tensor:
+    """total_count / (1 - probs) trials on average, times the Bernoullis' D.
+
+    Raises:
+        NotImplementedError: different total_count: no closed form.
+    """
+    if bool((p.total_count != q.total_count).any()):
+        raise NotImplementedError(
+            "no closed form for NegativeBinomials of different total_count; "
+            'method="monte_carlo" estimates it'
+        )
+    value = p.total_count * _bernoulli_trial(p, q) / _outcomes(p)[1]
+    return narrow(value, given(p).parameter, given(q).parameter)
+
+
+def poisson(p: td.Poisson, q: td.Poisson) -> Tensor:
+    """p log(p/q) - p + q of the rates, the generalised divergence of one-cell measures."""
+    rate_p, rate_q = wide(p.rate, q.rate)
+    return narrow(kl_from_probs(rate_p[..., None], rate_q[..., None]), p.rate, q.rate)
+
+
+DISCRETE: PairTable = [
+    (td.Bernoulli, td.Bernoulli, bernoulli),
+    (td.Bernoulli, td.Poisson, bernoulli_poisson),
+    (td.Binomial, td.Binomial, binomial),
+    (td.Categorical, td.Categorical, categorical),
+    (td.Categorical, td.OneHotCategorical, categorical_or_one_hot),
+    (td.OneHotCategorical, td.Categorical, categorical_or_one_hot),
+    (td.OneHotCategorical, td.OneHotCategorical, categorical_or_one_hot),
+    (td.Multinomial, td.Multinomial, multinomial),
+    (td.Geometric, td.Geometric, geometric),
+    (td.NegativeBinomial, td.NegativeBinomial, negative_binomial),
+    (td.Poisson, td.Poisson, poisson),
+]

@@ -1,0 +1,1 @@
+"""Gaussians with diagonal and with full covariance."""

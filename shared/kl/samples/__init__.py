@@ -1,0 +1,1 @@
+"""Divergences estimated from samples."""

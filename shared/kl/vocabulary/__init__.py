@@ -1,0 +1,1 @@
+"""Divergences of language-model vocabularies, in bounded memory."""

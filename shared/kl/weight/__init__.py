@@ -1,0 +1,1 @@
+"""Weights of a KL in a loss: schedules and controllers."""

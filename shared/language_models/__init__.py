@@ -1,0 +1,1 @@
+"""Causal language models, and TRL's trainers in the run folder."""

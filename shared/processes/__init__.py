@@ -1,0 +1,1 @@
+"""Starting processes, and what they compute together."""

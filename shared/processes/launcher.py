@@ -1,0 +1,113 @@
+"""A program on several processes.
+
+``python -m shared.processes.launcher N cpu|ddp|... PROGRAM [option]``
+
+On CPUs torchrun starts them, on GPUs Accelerate's launcher with the configuration of this name in
+``shared/processes/``; with NNODES in the environment, this machine's share of them. Unlike theirs,
+the exit code is the program's, its error is not followed by the launcher's traceback, and after
+Ctrl-C a step may take ten minutes to end in a checkpoint, not half of one.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate.commands.launch import launch_command, launch_command_parser
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from shared import cli
+from shared.errors import UserError
+from shared.processes.launch import ASKED
+
+CONFIGURATIONS = Path(__file__).parent
+LAUNCHES = ("cpu", "ddp", "fsdp", "zero2", "zero3")
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where this machine stands among several, in the names that torchrun gives its variables."""
+
+    count: int
+    rank: int
+    address: str
+    port: str
+
+    @classmethod
+    def of(cls, given: Mapping[str, str]) -> "Machines":
+        """From NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT; UserError if one of them is none."""
+        count, rank = given.get("NNODES", "1"), given.get("NODE_RANK", "0")
+        address = given.get("MASTER_ADDR", "")
+        if not count.isdecimal() or int(count) < 1:
+            raise UserError(f"NNODES={count}: must be a whole number of machines >= 1")
+        if not rank.isdecimal() or int(rank) >= int(count):
+            raise UserError(f"NODE_RANK={rank}: must be one of 0 to {int(count) - 1}")
+        if int(count) > 1 and not (address and "NODE_RANK" in given):
+            raise UserError(f"NNODES={count}: needs MASTER_ADDR, a name of the first machine, and "
+                            f"NODE_RANK, 0 on the first")  # fmt: skip
+        return cls(int(count), int(rank), address, given.get("MASTER_PORT", "29500"))
+
+
+def launch(count: str, how: str, program: list[str]) -> None:
+    """Start ``count`` processes of a module, this machine's share of them, and wait for their end.
+
+    Raises:
+        UserError: how many, how or where is none.
+        ChildFailedError: a process ended otherwise than with 0.
+        SignalException: this process was interrupted, and has interrupted them.
+    """
+    if not count.isdecimal() or int(count) < 1:
+        raise UserError(f"NPROC={count}: must be a whole number >= 1")
+    if how not in LAUNCHES:
+        raise UserError(f"LAUNCH={how}: is none of {', '.join(LAUNCHES)}")
+    machines = Machines.of(os.environ)
+    own, rest = divmod(int(count), machines.count)
+    if rest:
+        raise UserError(f"NPROC={count}: must be a multiple of NNODES={machines.count}")
+    threads = max(1, (os.cpu_count() or 1) // own)
+    for name, value in {"OMP_NUM_THREADS": threads, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": 600}.items():
+        os.environ.setdefault(name, str(value))
+    os.environ[ASKED] = count
+    if how == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+        where = ["--standalone"]
+        if machines.count > 1:
+            where = [f"--nnodes={machines.count}", f"--node_rank={machines.rank}",
+                     f"--master_addr={machines.address}",
+                     f"--master_port={machines.port}"]  # fmt: skip
+        torchrun.main([*where, f"--nproc_per_node={own}", "-m", *program])
+    else:
+        where = [f"--config_file={CONFIGURATIONS / how}.yaml", f"--num_processes={count}"]
+        if machines.count > 1:
+            where += [f"--num_machines={machines.count}", f"--machine_rank={machines.rank}",
+                      f"--main_process_ip={machines.address}",
+                      f"--main_process_port={machines.port}"]  # fmt: skip
+        launch_command(launch_command_parser().parse_args([*where, "-m", *program]))
+
+
+def main() -> None:
+    if len(sys.argv) < 4:
+        raise UserError(
+            f"usage: python -m shared.processes.launcher N {'|'.join(LAUNCHES)} PROGRAM ..."
+        )
+    count, how, *program = sys.argv[1:]
+    logging.disable(logging.ERROR)  # of the launchers; the programs log in their own processes
+    try:
+        launch(count, how, program)
+    except SignalException as stop:
+        sys.exit(128 + stop.sigval)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            print(f"{program[0]}: process {rank} was ended by {name}", file=sys.stderr)
+        sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
+
+
+if __name__ == "__main__":
+    cli.run(main, "shared.processes.launcher")

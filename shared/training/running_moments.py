@@ -1,0 +1,53 @@
+"""Mean and variance of a stream of vectors, kept exactly and merged over processes."""
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared.processes.collectives import total
+
+_LEAST_VARIANCE = 1e-8  # a component that never changes is shifted to zero, not blown up
+
+
+class RunningMoments(nn.Module):
+    """Moments of all vectors seen, in float64 buffers, so that a checkpoint holds them.
+
+    Updated with a whole batch by the pairwise formula of Chan, Golub and LeVeque 1979: the result
+    is that of all batches concatenated, over all processes.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
+
+    def update(self, rows: Tensor) -> None:
+        """Add this process's rows [n, size]; every process calls this, with any n."""
+        rows = rows.double()
+        n = total(torch.tensor(len(rows), dtype=torch.float64))
+        mean = total(rows.sum(0)) / n
+        squares = total((rows - mean).square().sum(0))  # about the mean: nothing cancels
+        count = self.count + n
+        delta = mean - self.mean
+        self.squares += squares + delta.square() * self.count * n / count
+        self.mean += delta * n / count
+        self.count.copy_(count)
+
+    @property
+    def variance(self) -> Tensor:
+        """[size], of the vectors seen (dividing by their number); 1 before the first."""
+        if self.count == 0:
+            return torch.ones_like(self.mean)
+        return self.squares / self.count
+
+    def shift_and_scale(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Copies s, t as arrays such that (x - s) * t has mean 0 and variance 1."""
+        scale = (self.variance + _LEAST_VARIANCE).rsqrt()
+        return self.mean.clone().numpy(), scale.numpy()
