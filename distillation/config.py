@@ -118,13 +118,23 @@ class Config(RunConfig):
     def recipe(self, role: Role) -> Recipe:
         if role == "teacher":
             return Recipe(
-                self.teacher_layers, self.dropout, self.input_dropout, self.teacher_epochs,
-                self.teacher_lr, self.teacher_jitter, alpha=0.0,
-            )  # fmt: skip
+                self.teacher_layers,
+                self.dropout,
+                self.input_dropout,
+                self.teacher_epochs,
+                self.teacher_lr,
+                self.teacher_jitter,
+                alpha=0.0,
+            )
         return Recipe(
-            self.student_layers, 0.0, 0.0, self.epochs, self.lr, self.jitter,
+            self.student_layers,
+            0.0,
+            0.0,
+            self.epochs,
+            self.lr,
+            self.jitter,
             alpha=0.0 if role == "baseline" else self.alpha,
-        )  # fmt: skip
+        )
 
     def conflicts(self) -> list[str]:
         """Combinations that mean nothing, each with what to change."""
@@ -148,16 +158,34 @@ class Config(RunConfig):
 
 PRESETS = {
     "smoke": Config(
-        train_size=3000, test_size=500, teacher_layers="conv-4-8-8", teacher_epochs=4,
-        teacher_jitter=1, student_layers="64-64", epochs=6, jitter=1, batch_size=100,
-        warmup=10, evaluate_every=1,
+        train_size=3000,
+        test_size=500,
+        teacher_layers="conv-4-8-8",
+        teacher_epochs=4,
+        teacher_jitter=1,
+        student_layers="64-64",
+        epochs=6,
+        jitter=1,
+        batch_size=100,
+        warmup=10,
+        evaluate_every=1,
     ),
     "default": Config(),
     "paper": Config(
-        teacher_layers="1200-1200", dropout=0.5, input_dropout=0.2, teacher_epochs=200,
-        teacher_lr=1e-3, targets="clean", jitter=0, epochs=100, lr=1e-3,
+        teacher_layers="1200-1200",
+        dropout=0.5,
+        input_dropout=0.2,
+        teacher_epochs=200,
+        teacher_lr=1e-3,
+        targets="clean",
+        jitter=0,
+        epochs=100,
+        lr=1e-3,
     ),
     "self": Config(
-        teacher_layers="800-800", dropout=0.0, teacher_epochs=40, teacher_lr=3e-3,
+        teacher_layers="800-800",
+        dropout=0.0,
+        teacher_epochs=40,
+        teacher_lr=3e-3,
     ),
-}  # fmt: skip
+}

@@ -58,8 +58,10 @@ def evaluate(
     if about["role"] == "teacher":
         radius = config["target_radius"]
         averaged = outputs(model, data.unseen_images, radius)
-        found |= {"averaged_over_shifts": len(shifts(radius)),
-                  "averaged_errors": metrics.errors(averaged, labels)}  # fmt: skip
+        found |= {
+            "averaged_over_shifts": len(shifts(radius)),
+            "averaged_errors": metrics.errors(averaged, labels),
+        }
     elif teacher is not None:
         found |= metrics.of_pair(outputs(teacher, data.unseen_images), own)
     missing = [label for label in range(CLASSES) if str(label) not in config["transfer"]]
@@ -101,8 +103,10 @@ def corrected(
 
 def headline(networks: Mapping[str, Mapping[str, Any]]) -> str:
     """The metrics as a table for people, and what the bias correction did."""
-    lines = [f"{'':10} {'errors':>6} {'of':>6} {'NLL':>14} {'calibration':>12} "
-             f"{'KL(teacher||.)':>17} {'agreement':>10}"]  # fmt: skip
+    lines = [
+        f"{'':10} {'errors':>6} {'of':>6} {'NLL':>14} {'calibration':>12} "
+        f"{'KL(teacher||.)':>17} {'agreement':>10}"
+    ]
     for name, found in networks.items():
         line = (
             f"{name:10} {found['errors']:6d} {found['digits']:6d} "
@@ -163,8 +167,10 @@ def main() -> None:
     }
     print(headline(results))
     if options.json:
-        write_json(Path(options.json), {"model": options.model, "networks": results,
-                                        "environment": describe()})  # fmt: skip
+        write_json(
+            Path(options.json),
+            {"model": options.model, "networks": results, "environment": describe()},
+        )
 
 
 if __name__ == "__main__":

@@ -104,11 +104,18 @@ def convolutions(a: int, b: int, c: int) -> tuple[nn.Sequential, int]:
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
         return [
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), BatchNorm(outputs), nn.ReLU(),
-        ]  # fmt: skip
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            BatchNorm(outputs),
+            nn.ReLU(),
+        ]
 
     layers = [
-        nn.Unflatten(1, (1, 28, 28)), *block(1, a), nn.MaxPool2d(2),
-        *block(a, b), nn.MaxPool2d(2), *block(b, c), nn.Flatten(),
-    ]  # fmt: skip
+        nn.Unflatten(1, (1, 28, 28)),
+        *block(1, a),
+        nn.MaxPool2d(2),
+        *block(a, b),
+        nn.MaxPool2d(2),
+        *block(b, c),
+        nn.Flatten(),
+    ]
     return nn.Sequential(*layers), c * 49

@@ -41,8 +41,15 @@ def dark_knowledge(
             share = matrix[row, column].item()
             dark = row != column and share > (low + 2 * high) / 3
             text = f"{100 * share:.0f}" if row == column else f"{100 * share:.1f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=6,
-                      color="white" if dark else "black")  # fmt: skip
+            axes.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if dark else "black",
+            )
     axes.set_xticks(range(10))
     axes.set_yticks(range(10))
     axes.set_xlabel("class of the soft target")
@@ -79,8 +86,11 @@ def curves(records: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> None:
         left.plot(
             epochs, [max(100 * line["error"], 1e-3) for line in lines], color=colour, label=name
         )
-        counted = [(e, line["unseen_errors"]) for e, line in zip(epochs, lines, strict=True)
-                   if "unseen_errors" in line]  # fmt: skip
+        counted = [
+            (e, line["unseen_errors"])
+            for e, line in zip(epochs, lines, strict=True)
+            if "unseen_errors" in line
+        ]
         right.plot(*zip(*counted, strict=True), "o-", ms=3, color=colour, label=name)
         right.annotate(f" {counted[-1][1]}", counted[-1], fontsize=8, va="center")
     left.set_ylabel("training error, %")
@@ -107,10 +117,14 @@ def temperatures(rows: Sequence[dict[str, Any]], path: Path) -> None:
         own = [row for row in rows if row["layers"] == layers]
         soft = [row for row in own if row["temperature"]]
         axes.errorbar(
-            [row["temperature"] for row in soft], [row["value"] for row in soft],
-            [row["spread"] or 0 for row in soft], fmt="o-", capsize=3, color=colour,
+            [row["temperature"] for row in soft],
+            [row["value"] for row in soft],
+            [row["spread"] or 0 for row in soft],
+            fmt="o-",
+            capsize=3,
+            color=colour,
             label="distilled",
-        )  # fmt: skip
+        )
         for row in own:
             if row["temperature"] is None:
                 axes.axhline(row["value"], ls="--", lw=1, color="#777777", label="labels alone")

@@ -24,10 +24,14 @@ def introduce(run: Run, role: Role, config: Config, model: Classifier, n: int) -
     """Print what is trained, on what, and towards what."""
     recipe, size = config.recipe(role), config.batch_size
     steps = -(-n // size)
-    towards = "labels" if recipe.alpha == 0 else (
-        f"{recipe.alpha:g} x {config.objective} divergence at T = {config.temperature:g} "
-        f"({config.targets} targets) + {1 - recipe.alpha:g} x labels"
-    )  # fmt: skip
+    towards = (
+        "labels"
+        if recipe.alpha == 0
+        else (
+            f"{recipe.alpha:g} x {config.objective} divergence at T = {config.temperature:g} "
+            f"({config.targets} targets) + {1 - recipe.alpha:g} x labels"
+        )
+    )
     classes = "0123456789" if role == "teacher" else config.transfer
     run.say(
         f"run      {run.folder}\n"
@@ -56,9 +60,12 @@ def finish_network(
 
 
 def finish_run(
-    run: Run, config: Config, teacher: Classifier | None, data: Split,
+    run: Run,
+    config: Config,
+    teacher: Classifier | None,
+    data: Split,
     found: dict[str, dict[str, Any]],
-) -> None:  # fmt: skip
+) -> None:
     """Pictures, table and summary.json of the whole run."""
     folder = run.folder / "pictures"
     folders = {name: run.folder / name for name in found if (run.folder / name).is_dir()}
@@ -70,9 +77,12 @@ def finish_run(
         if teacher is not None:
             logits = outputs(teacher, data.unseen_images)
             pictures.dark_knowledge(
-                data.unseen_images, data.unseen_labels, logits, config.temperature,
+                data.unseen_images,
+                data.unseen_labels,
+                logits,
+                config.temperature,
                 folder / "dark_knowledge.png",
-            )  # fmt: skip
+            )
     recipe = config.recipe(config.roles()[-1])._asdict()
     summary = {"steps": run.step, "recipe": recipe, "unseen": found}
     write_json(run.folder / "summary.json", summary)

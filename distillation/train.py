@@ -101,9 +101,12 @@ def train_network(
                 slot = shifted if len(targets) > 1 else torch.zeros_like(shifted)
                 soft = own_rows(targets[slot, rows])
                 loss = objective.distillation_loss(
-                    divergence(config, soft, logits, labels), logits, labels,
-                    temperature=config.temperature, alpha=recipe.alpha,
-                )  # fmt: skip
+                    divergence(config, soft, logits, labels),
+                    logits,
+                    labels,
+                    temperature=config.temperature,
+                    alpha=recipe.alpha,
+                )
             loss = global_sum(loss.sum()) / len(rows)
             wrong = global_sum((logits.argmax(-1) != labels).sum()) / len(rows)
             run.refuse_non_finite(loss=loss)
@@ -148,8 +151,10 @@ def train(preset: str, config: Config) -> None:
     device = accelerator.device
     data = split(
         load_mnist(Path(config.data), device),
-        config.validation, config.train_size, config.test_size,
-    )  # fmt: skip
+        config.validation,
+        config.train_size,
+        config.test_size,
+    )
     transfer = transfer_set(data, config.transfer)
     guide, found = None, dict[str, Any]()
     if config.teacher:

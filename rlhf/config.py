@@ -123,11 +123,13 @@ class Config(LanguageConfig):
         """Combinations that mean nothing, each with what to change."""
         found = []
         if self.kl in WRONG_IN_REWARD:
-            found.append(f"--kl {self.kl}: refused in the reward, {WRONG_IN_REWARD[self.kl]}; "
-                         f"take k1 or rb")  # fmt: skip
+            found.append(
+                f"--kl {self.kl}: refused in the reward, {WRONG_IN_REWARD[self.kl]}; take k1 or rb"
+            )
         if self.batch_size % self.minibatches:
-            found.append(f"--minibatches {self.minibatches}: must divide --batch-size "
-                         f"{self.batch_size}")  # fmt: skip
+            found.append(
+                f"--minibatches {self.minibatches}: must divide --batch-size {self.batch_size}"
+            )
         if not self.reward:
             found.append("--reward: name at least one")
         if self.kl_target and not self.beta:
@@ -138,17 +140,34 @@ class Config(LanguageConfig):
 # Schulman et al. 2017 and Ziegler et al. 2019 with the sizes of the sentiment task there and in
 # Rafailov et al. 2023: gpt2-large, IMDb, a RoBERTa classifier as the reward. Needs the Hub.
 _PAPER = Config(
-    model="runs/rlhf-sft-paper/model", lora=0, prompts="stanfordnlp/imdb",
+    model="runs/rlhf-sft-paper/model",
+    lora=0,
+    prompts="stanfordnlp/imdb",
     reward=("siebert/sentiment-roberta-large-english",),
-    gold="siebert/sentiment-roberta-large-english", normalise=False, beta=0.1, iterations=1000,
-    batch_size=1024, minibatches=4, epochs=4, micro_batch=32, lr=1e-5, value_lr=1e-4, completion=48,
+    gold="siebert/sentiment-roberta-large-english",
+    normalise=False,
+    beta=0.1,
+    iterations=1000,
+    batch_size=1024,
+    minibatches=4,
+    epochs=4,
+    micro_batch=32,
+    lr=1e-5,
+    value_lr=1e-4,
+    completion=48,
     mixed_precision="bf16",
-)  # fmt: skip
+)
 PRESETS = {
     "smoke": Config(
-        lora=4, iterations=2, batch_size=4, micro_batch=2, completion=8, reward=("gold",),
-        evaluation_prompts=4, checkpoint_every=1,
+        lora=4,
+        iterations=2,
+        batch_size=4,
+        micro_batch=2,
+        completion=8,
+        reward=("gold",),
+        evaluation_prompts=4,
+        checkpoint_every=1,
     ),
     "default": Config(),
     "paper": _PAPER,
-}  # fmt: skip
+}

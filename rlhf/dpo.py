@@ -45,17 +45,34 @@ class Config(TrainerConfig):
 # Hub, and the pairs that rlhf/README.md tells how to make.
 PRESETS = {
     "smoke": Config(
-        lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, completion=8,
-        kl_prompts=4, kl_every=2, evaluation_prompts=4, checkpoint_every=2,
+        lora=4,
+        limit=16,
+        batch_size=4,
+        micro_batch=2,
+        epochs=1,
+        warmup=0,
+        completion=8,
+        kl_prompts=4,
+        kl_every=2,
+        evaluation_prompts=4,
+        checkpoint_every=2,
     ),
     "default": Config(limit=1280, lr=1e-3),
     "paper": Config(
-        model="runs/rlhf-sft-paper/model", lora=0, prompts="stanfordnlp/imdb",
+        model="runs/rlhf-sft-paper/model",
+        lora=0,
+        prompts="stanfordnlp/imdb",
         preferences="data/imdb-preferences.jsonl",
-        gold="siebert/sentiment-roberta-large-english", completion=48, batch_size=64,
-        micro_batch=16, lr=1e-6, warmup=150, epochs=3, mixed_precision="bf16",
+        gold="siebert/sentiment-roberta-large-english",
+        completion=48,
+        batch_size=64,
+        micro_batch=16,
+        lr=1e-6,
+        warmup=150,
+        epochs=3,
+        mixed_precision="bf16",
     ),
-}  # fmt: skip
+}
 
 
 def train(preset: str, config: Config) -> None:
@@ -70,8 +87,14 @@ def train(preset: str, config: Config) -> None:
         read_preferences("--preferences", config.preferences, held_out=False), config.limit
     )
     task = Task(config, tokenizer, model.config, rewards=())
-    prompts = read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
-                           held_out=True, limit=config.kl_prompts)  # fmt: skip
+    prompts = read_prompts(
+        "--prompts",
+        config.prompts,
+        tokenizer,
+        config.max_prompt,
+        held_out=True,
+        limit=config.kl_prompts,
+    )
     lora = adapter(config, model, "CAUSAL_LM")
     run = Run("rlhf-dpo", preset, config, accelerator)
     with third_party():

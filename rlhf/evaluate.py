@@ -77,9 +77,10 @@ def on_policy(
 def uniforms_of(task: Task, prompts: Prompts, seed: int) -> Tensor:
     """The random numbers in [0, 1) that completions are sampled from: [n, time] on the CPU."""
     return torch.rand(
-        len(prompts.texts), task.config.completion,
+        len(prompts.texts),
+        task.config.completion,
         generator=generator("cpu", seed, EVALUATION, 1),
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
@@ -112,10 +113,12 @@ def evaluate(policy: Policy, task: Task, prompts: Prompts, seed: int = 0) -> dic
     told["samples"] = [
         {"prompt": prompt, "reference": before, "policy": after}
         for prompt, before, after in zip(
-            prompts.texts[shown], of_reference.at(shown).texts(task.tokenizer),
-            completions.at(shown).texts(task.tokenizer), strict=True,
+            prompts.texts[shown],
+            of_reference.at(shown).texts(task.tokenizer),
+            completions.at(shown).texts(task.tokenizer),
+            strict=True,
         )
-    ]  # fmt: skip
+    ]
     return told
 
 
@@ -156,19 +159,29 @@ def main() -> None:
     policy, tokenizer, about = load_policy(name, Path(options.data))
     trained = {**LanguageConfig().__dict__, **about.get("config", {})}
     config = LanguageConfig(
-        prompts=options.prompts or trained["prompts"], data=options.data,
-        completion=options.completion or trained["completion"], gold=trained["gold"],
+        prompts=options.prompts or trained["prompts"],
+        data=options.data,
+        completion=options.completion or trained["completion"],
+        gold=trained["gold"],
         max_prompt=trained["max_prompt"],
-    )  # fmt: skip
-    task = Task(config, tokenizer, policy.model.config, options.reward,
-                trained.get("temperature", 1.0))  # fmt: skip
-    prompts = read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
-                           held_out=True, limit=options.count)  # fmt: skip
+    )
+    task = Task(
+        config, tokenizer, policy.model.config, options.reward, trained.get("temperature", 1.0)
+    )
+    prompts = read_prompts(
+        "--prompts",
+        config.prompts,
+        tokenizer,
+        config.max_prompt,
+        held_out=True,
+        limit=options.count,
+    )
     metrics = evaluate(policy, task, prompts, options.seed)
     print(f"{headline(metrics)}\n\n{samples(metrics)}")
     if options.json:
-        write_json(Path(options.json), {"model": name, "metrics": metrics,
-                                        "environment": describe()})  # fmt: skip
+        write_json(
+            Path(options.json), {"model": name, "metrics": metrics, "environment": describe()}
+        )
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ def training(records: Sequence[dict[str, Any]], proxies: Sequence[str], path: Pa
     against.set(xlabel="sqrt of KL(policy || reference), nats per sequence", ylabel="mean reward")
     over.set(xlabel="steps", ylabel="mean reward")
     kl.plot(steps, [r["objective/kl"] for r in records], color=COLOURS[0], label="exact, by state")
-    kl.plot(steps, [r["objective/kl_k1"] for r in records], color=COLOURS[1], label="k1",
-            linewidth=0.8)  # fmt: skip
+    kl.plot(
+        steps, [r["objective/kl_k1"] for r in records], color=COLOURS[1], label="k1", linewidth=0.8
+    )
     kl.set(xlabel="steps", ylabel="KL(policy || reference), nats per sequence")
     for axes in (against, over, kl):
         axes.legend(frameon=False, fontsize=8)
@@ -74,15 +75,26 @@ def frontier(
         dx, dy = ([r[f"{name}_spread"] or 0.0 for r in own] for name in ("kl", "gold"))
         axes.errorbar(kl, gold, xerr=dx, yerr=dy, fmt="o-", color=colour, label=method)
         for row in own:
-            axes.annotate(f"{row['beta']:g}", (row["kl"], row["gold"]), fontsize=8,
-                          xytext=(4, -10), textcoords="offset points", color=colour)  # fmt: skip
+            axes.annotate(
+                f"{row['beta']:g}",
+                (row["kl"], row["gold"]),
+                fontsize=8,
+                xytext=(4, -10),
+                textcoords="offset points",
+                color=colour,
+            )
         seen = torch.tensor(traces[method]).reshape(-1, 2).T  # none of TRL's PPO
         axes.plot(*seen, ".", color=colour, markersize=3, alpha=0.25, zorder=0)
     if best:
         kl = [row["kl"] for row in best]
         for key, line, what in (("gold", "--", "proxy"), ("gold_by_gold", ":", "gold reward")):
-            axes.plot(kl, [row[key] for row in best], line, color="0.35",
-                      label=f"best of 1 to {best[-1]['best_of']} by {what}")  # fmt: skip
+            axes.plot(
+                kl,
+                [row[key] for row in best],
+                line,
+                color="0.35",
+                label=f"best of 1 to {best[-1]['best_of']} by {what}",
+            )
     axes.plot(0, rows[0]["reference_gold"], "k*", markersize=10, label="reference")
     axes.set(xlabel="KL(policy || reference), nats per sequence", ylabel="mean gold reward")
     axes.legend(frameon=False, fontsize=8, title="numbers: beta", title_fontsize=8)
@@ -104,9 +116,13 @@ def overoptimisation(series: Sequence[Any], path: Path) -> None:
         for colour, name in zip(COLOURS[:2], ("gold", "proxy"), strict=True):
             found = one.fits[name]
             axes.plot(one.d, one.rewards[name], ".", color=colour, alpha=0.6)
-            axes.plot(d, found.reward(d), color=colour,
-                      label=f"{name}: alpha {found.alpha:.2f}, beta {found.beta:.2f}, "
-                            f"R² {found.r_squared:.2f}")  # fmt: skip
+            axes.plot(
+                d,
+                found.reward(d),
+                color=colour,
+                label=f"{name}: alpha {found.alpha:.2f}, beta {found.beta:.2f}, "
+                f"R² {found.r_squared:.2f}",
+            )
         form = "d (alpha - beta ln d)" if one.method == "rl" else "d (alpha - beta d)"
         axes.set_title(f"{one.what}: R(d) = {form}", fontsize=10, loc="left")
         axes.set_xlabel("d = sqrt of KL(policy || reference)")

@@ -34,15 +34,19 @@ def with_adapter(model: PreTrainedModel, rank: int, targets: Sequence[str]) -> P
         UserError: no layer has one of these names.
     """
     config = LoraConfig(
-        r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=list(targets),
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=0.0,
+        target_modules=list(targets),
         task_type="CAUSAL_LM",
-    )  # fmt: skip
+    )
     try:
         with quiet_peft():
             return get_peft_model(model, config)
     except ValueError as error:
-        raise UserError(f"--lora-targets {' '.join(targets)}: no linear layer of the model is "
-                        f"named so") from error  # fmt: skip
+        raise UserError(
+            f"--lora-targets {' '.join(targets)}: no linear layer of the model is named so"
+        ) from error
 
 
 class Policy(nn.Module):
@@ -55,9 +59,11 @@ class Policy(nn.Module):
     """
 
     def __init__(
-        self, model: PeftModel | PreTrainedModel, reference: PreTrainedModel | None = None,
+        self,
+        model: PeftModel | PreTrainedModel,
+        reference: PreTrainedModel | None = None,
         critic: str = "shared",
-    ) -> None:  # fmt: skip
+    ) -> None:
         """``reference`` is needed without an adapter."""
         super().__init__()
         if reference is None and not isinstance(model, PeftModel):
@@ -179,9 +185,13 @@ def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def compare(
-    states: Tensor, weight: Tensor, reference_states: Tensor, reference_weight: Tensor,
-    tokens: Tensor, temperature: float,
-) -> dict[str, Tensor]:  # fmt: skip
+    states: Tensor,
+    weight: Tensor,
+    reference_states: Tensor,
+    reference_weight: Tensor,
+    tokens: Tensor,
+    temperature: float,
+) -> dict[str, Tensor]:
     """Of every state: log-probability of its token under both, exact KL, entropy; in nats, [n].
 
     Args:

@@ -63,8 +63,9 @@ def prepare(
         # The loss is divided as a whole; advantages that are all equal become zeros.
         kl_weight /= flat.double().std(correction=0).item() or 1.0
         advantage = scaled
-    return Batch(completions, said["log_prob"], said["value"], advantage, target,
-                 said["reference_states"]), kl_weight  # fmt: skip
+    return Batch(
+        completions, said["log_prob"], said["value"], advantage, target, said["reference_states"]
+    ), kl_weight
 
 
 def loss_sums(
@@ -86,8 +87,13 @@ def loss_sums(
         loss = loss + kl_weight * chunked_kl(logits, reference)
     with torch.no_grad():
         drift = log_ratio_estimator(old, log_prob, "k3")  # KL(old || new)
-    terms = {"loss": loss, "policy_loss": policy_loss, "value_loss": value_loss,
-             "clip_fraction": clipped.float(), "kl_old_new": drift}  # fmt: skip
+    terms = {
+        "loss": loss,
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "clip_fraction": clipped.float(),
+        "kl_old_new": drift,
+    }
     return {name: x.sum() for name, x in terms.items()}
 
 
@@ -121,15 +127,19 @@ def update(
                 sums = {name: sums.get(name, 0) + x.detach() for name, x in found.items()}
             means = {name: (global_sum(x) / count).item() for name, x in sums.items()}
             if not steps and means["kl_old_new"] > SAME[config.mixed_precision]:
-                raise RuntimeError(f"KL(old || new) is {means['kl_old_new']:.2g} before the first "
-                                   f"step: the ratios are not 1")  # fmt: skip
+                raise RuntimeError(
+                    f"KL(old || new) is {means['kl_old_new']:.2g} before the first "
+                    f"step: the ratios are not 1"
+                )
             for whose, group in zip(("policy", "value"), optimizer.param_groups, strict=True):
                 norm = accelerator.clip_grad_norm_(group["params"], config.max_gradient).item()
                 means[f"{whose}_gradient_norm"] = norm
                 if not norm < float("inf"):
-                    raise UserError(f"gradient norm {norm} of the {whose}: not applied; --resume "
-                                    f"goes on from the newest checkpoint, with a smaller --lr a "
-                                    f"new run may do")  # fmt: skip
+                    raise UserError(
+                        f"gradient norm {norm} of the {whose}: not applied; --resume "
+                        f"goes on from the newest checkpoint, with a smaller --lr a "
+                        f"new run may do"
+                    )
             optimizer.step()
             optimizer.zero_grad()
             steps += 1
@@ -146,15 +156,17 @@ def train(preset: str, config: Config) -> None:
     need_whole_weights(accelerator, "rlhf.ppo: samples from")
     device = accelerator.device
     if config.batch_size < world_size():
-        raise UserError(f"--batch-size {config.batch_size}: is less than a completion for each of "
-                        f"the {world_size()} processes")  # fmt: skip
+        raise UserError(
+            f"--batch-size {config.batch_size}: is less than a completion for each of "
+            f"the {world_size()} processes"
+        )
     on_main(accelerator, lambda: locate(config.model, Path(config.data)))
     model, tokenizer = load_causal("--model", config.model, Path(config.data))
     policy = make_policy(config, model).to(device)
-    task = Task(config, tokenizer, model.config, config.reward, config.temperature,
-                device)  # fmt: skip
-    prompts = read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
-                           held_out=False)  # fmt: skip
+    task = Task(config, tokenizer, model.config, config.reward, config.temperature, device)
+    prompts = read_prompts(
+        "--prompts", config.prompts, tokenizer, config.max_prompt, held_out=False
+    )
     state = State(policy, task.scale, config.beta)
     optimizer = optimizer_of(policy, config.lr, config.value_lr)
     run = Run("rlhf-ppo", preset, config, accelerator)
@@ -178,10 +190,10 @@ def train(preset: str, config: Config) -> None:
                 scores, told = task.score(config, asked, completions)
             beta = state.beta.item()
             batch, kl_weight = prepare(config, completions, said, scores, beta)
-            told |= update(config, accelerator, wrapped, policy, optimizer, batch, kl_weight,
-                           run.step)  # fmt: skip
-            told |= summarise(said, completions.mask, scores, completions.ended, beta,
-                              batch.target)  # fmt: skip
+            told |= update(
+                config, accelerator, wrapped, policy, optimizer, batch, kl_weight, run.step
+            )
+            told |= summarise(said, completions.mask, scores, completions.ended, beta, batch.target)
             if config.kl_target:  # Ziegler et al. 2019, section 2.2
                 penalty = AdaptiveKL(beta, config.kl_target, config.kl_horizon)
                 state.beta.fill_(penalty.update(told["objective/kl"], size))

@@ -83,10 +83,13 @@ def choose_prompts(options: Options, tokenizer: PreTrainedTokenizerBase) -> Prom
         UserError: there are not so many.
     """
     texts, tokens = [], []
-    for name, wanted, part in (("--count", options.count, False),
-                               ("--held-out", options.held_out, True)):  # fmt: skip
-        there = read_prompts("--prompts", options.prompts, tokenizer, options.max_prompt,
-                             held_out=part)  # fmt: skip
+    for name, wanted, part in (
+        ("--count", options.count, False),
+        ("--held-out", options.held_out, True),
+    ):
+        there = read_prompts(
+            "--prompts", options.prompts, tokenizer, options.max_prompt, held_out=part
+        )
         if wanted > len(there.texts):
             raise UserError(f"{name} {wanted}: there are {len(there.texts)} such prompts")
         texts += there.texts[:wanted]
@@ -131,10 +134,14 @@ def complete(
     n = options.completions
     for start in range(0, len(asked.texts), options.batch_size):
         part = range(start, min(start + options.batch_size, len(asked.texts)))
-        uniforms = torch.cat([
-            torch.rand(n, options.tokens, generator=generator("cpu", options.seed, _COMPLETIONS, i))
-            for i in part
-        ])  # fmt: skip
+        uniforms = torch.cat(
+            [
+                torch.rand(
+                    n, options.tokens, generator=generator("cpu", options.seed, _COMPLETIONS, i)
+                )
+                for i in part
+            ]
+        )
         tokens = [asked.tokens[i] for i in part for _ in range(n)]
         yield start, sample(lm, tokens, uniforms, ends, padding, temperature=1.0)
         print(f"{part.stop}/{len(asked.texts)} prompts completed", flush=True)
@@ -168,8 +175,9 @@ def main() -> None:
         texts, tokens = completions.texts(tokenizer), completions.token_lists()
         for i in range(len(texts) // n):
             prompt, own = asked.texts[start + i], slice(i * n, i * n + n)
-            judged = call([reward], [f"--reward {options.reward}"], [prompt] * n, texts[own],
-                          tokens[own], {})  # fmt: skip
+            judged = call(
+                [reward], [f"--reward {options.reward}"], [prompt] * n, texts[own], tokens[own], {}
+            )
             rng = generator("cpu", options.seed, _PAIRS, start + i)
             order = torch.randperm(n * (n - 1) // 2, generator=rng).tolist()
             each = judged[:, 0].tolist()

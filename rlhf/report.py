@@ -40,9 +40,13 @@ def introduce(run: Run, config: Config, policy: Policy, prompts: Prompts) -> Non
 
 
 def summarise(
-    said: dict[str, Tensor], mask: Tensor, scores: Tensor, ended: Tensor, beta: float,
+    said: dict[str, Tensor],
+    mask: Tensor,
+    scores: Tensor,
+    ended: Tensor,
+    beta: float,
     target: Tensor,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Means over a rollout: KLs, entropy, lengths, and how well the values explained the targets.
 
     Names as TRL's, KLs in nats.
@@ -72,8 +76,9 @@ def tell(run: Run, config: Config, metrics: dict[str, float]) -> None:
         return
     rewards = ", ".join(
         f"{name.removeprefix('rewards/').removesuffix('/mean')} {value:.3f}"
-        for name, value in metrics.items() if name.startswith("rewards/")
-    )  # fmt: skip
+        for name, value in metrics.items()
+        if name.startswith("rewards/")
+    )
     run.say(
         f"rollout {run.epoch}/{config.iterations}, {run.elapsed():.0f} s: {rewards}, "
         f"KL {metrics['objective/kl']:.2f} nats, beta {metrics['kl_coef']:.3g}"
@@ -103,22 +108,41 @@ def leave(
     summary: dict[str, Any],
 ) -> None:
     """model/ and summary.json, and what was reached on held-out prompts."""
-    prompts = read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
-                           held_out=True, limit=config.evaluation_prompts)  # fmt: skip
+    prompts = read_prompts(
+        "--prompts",
+        config.prompts,
+        tokenizer,
+        config.max_prompt,
+        held_out=True,
+        limit=config.evaluation_prompts,
+    )
     metrics = evaluate(policy, task, prompts)
-    save_model(run.folder / "model", run.preset, config, policy.model, tokenizer, metrics,
-               card(run.preset, config, metrics))  # fmt: skip
+    save_model(
+        run.folder / "model",
+        run.preset,
+        config,
+        policy.model,
+        tokenizer,
+        metrics,
+        card(run.preset, config, metrics),
+    )
     write_json(run.folder / "summary.json", summary | {"evaluation": metrics})
-    run.say(f"\n{headline(metrics)}\n\n{samples(metrics)}\n\nin {run.elapsed():.0f} s; pictures "
-            f"in {run.folder / 'pictures'}, model in {run.folder / 'model'}")  # fmt: skip
+    run.say(
+        f"\n{headline(metrics)}\n\n{samples(metrics)}\n\nin {run.elapsed():.0f} s; pictures "
+        f"in {run.folder / 'pictures'}, model in {run.folder / 'model'}"
+    )
     if config.push_to_hub:
         run.say(f"uploaded to {push(run.folder / 'model', config.push_to_hub)}")
 
 
 def card(preset: str, config: LanguageConfig, metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
-    told = ("model", "lora", "prompts", "completion", "reward", "beta", "kl", "kl_target",
-            "iterations", "batch_size", "epochs", "lr", "seed")  # fmt: skip
+    told = tuple(
+        """
+        model lora prompts completion reward beta kl kl_target iterations batch_size epochs lr
+        seed
+    """.split()
+    )
     options = "\n".join(f"| {n} | {getattr(config, n)} |" for n in told if hasattr(config, n))
     return f"""---
 license: apache-2.0

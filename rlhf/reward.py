@@ -37,9 +37,9 @@ class Config(TrainerConfig):
 
     lora: CountOrZero = 8
     """Rank of the trained adapter (Hu et al. 2021). 0: all weights are trained."""
-    lora_targets: tuple[str, ...] = (
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-    )  # fmt: skip
+    lora_targets: tuple[str, ...] = tuple(
+        "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+    )
     """Names of the linear layers that get an adapter."""
     preferences: str = "movies"
     """movies: the committed pairs. Or a file or a data set of the Hub with the columns `prompt`,
@@ -59,11 +59,15 @@ PRESETS = {
     ),
     "default": Config(lr=1e-3, batch_size=32),
     "paper": Config(  # Rafailov et al. 2023: gpt2-large, 3 epochs
-        model="openai-community/gpt2-large", lora=0, preferences="data/imdb-preferences.jsonl",
-        lr=1e-5, batch_size=64, epochs=3,
+        model="openai-community/gpt2-large",
+        lora=0,
+        preferences="data/imdb-preferences.jsonl",
+        lr=1e-5,
+        batch_size=64,
+        epochs=3,
         mixed_precision="bf16",
     ),
-}  # fmt: skip
+}
 
 
 def classifier(config: Config, root: Path) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -80,8 +84,10 @@ def classifier(config: Config, root: Path) -> tuple[Any, PreTrainedTokenizerBase
         model = AutoModelForSequenceClassification.from_config(settings, dtype=torch.float32)
         head: nn.Linear = model.score
     except (ValueError, AttributeError) as error:
-        raise UserError(f"--model {config.model}: a {settings.model_type} model cannot be made "
-                        f"into a classifier with a score") from error  # fmt: skip
+        raise UserError(
+            f"--model {config.model}: a {settings.model_type} model cannot be made "
+            f"into a classifier with a score"
+        ) from error
     model.base_model.load_state_dict(lm.base_model.state_dict())
     rng = generator("cpu", config.seed, NOISE)
     nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5, generator=rng)
@@ -133,16 +139,23 @@ def leave(
     records = read_metrics(run.folder)
     with full_disk_is_a_user_error(run.folder / "pictures"):
         (run.folder / "pictures").mkdir(exist_ok=True)
-    pictures.curves(records, ("loss", "accuracy", "margin"),
-                    run.folder / "pictures" / "training.png")  # fmt: skip
+    pictures.curves(
+        records, ("loss", "accuracy", "margin"), run.folder / "pictures" / "training.png"
+    )
     save_model(folder, run.preset, config, model, tokenizer, {}, "")
     metrics = evaluate(folder, Path(config.data), unseen)
-    save_model(folder, run.preset, config, model, tokenizer, metrics,
-               card(run.preset, config, metrics))  # fmt: skip
-    write_json(run.folder / "summary.json", {
-        "steps": run.step, "training_seconds": seconds, "training": records[-1],
-        "evaluation": metrics,
-    })  # fmt: skip
+    save_model(
+        folder, run.preset, config, model, tokenizer, metrics, card(run.preset, config, metrics)
+    )
+    write_json(
+        run.folder / "summary.json",
+        {
+            "steps": run.step,
+            "training_seconds": seconds,
+            "training": records[-1],
+            "evaluation": metrics,
+        },
+    )
     run.say(f"\n{headline(metrics)}\n\nin {run.elapsed():.0f} s; model in {folder}")
     if config.push_to_hub:
         run.say(f"uploaded to {push(folder, config.push_to_hub)}")
@@ -178,8 +191,11 @@ def headline(metrics: dict[str, Any]) -> str:
 
 def card(preset: str, config: Config, metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
-    told = ("model", "lora", "preferences", "batch_size", "epochs", "lr",
-            "center_rewards_coefficient", "seed")  # fmt: skip
+    told = tuple(
+        """
+        model lora preferences batch_size epochs lr center_rewards_coefficient seed
+    """.split()
+    )
     options = "\n".join(f"| {name} | {getattr(config, name)} |" for name in told)
     return f"""---
 license: apache-2.0

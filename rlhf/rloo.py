@@ -66,11 +66,15 @@ class Config(TrainerConfig):
         """Combinations that mean nothing, each with what to change."""
         found = super().conflicts()
         if self.num_generations < 2:
-            found.append(f"--num-generations {self.num_generations}: must be >= 2, or there is "
-                         f"no other completion to compare with")  # fmt: skip
+            found.append(
+                f"--num-generations {self.num_generations}: must be >= 2, or there is "
+                f"no other completion to compare with"
+            )
         elif self.batch_size % self.num_generations:
-            found.append(f"--num-generations {self.num_generations}: must divide --batch-size "
-                         f"{self.batch_size}")  # fmt: skip
+            found.append(
+                f"--num-generations {self.num_generations}: must divide --batch-size "
+                f"{self.batch_size}"
+            )
         if not self.reward:
             found.append("--reward: name at least one")
         return found
@@ -78,27 +82,47 @@ class Config(TrainerConfig):
 
 PRESETS = {
     "smoke": Config(
-        lora=4, steps=2, batch_size=4, micro_batch=4, num_generations=2, completion=8,
-        reward=("gold",), kl_prompts=4, kl_every=1, evaluation_prompts=4, checkpoint_every=1,
+        lora=4,
+        steps=2,
+        batch_size=4,
+        micro_batch=4,
+        num_generations=2,
+        completion=8,
+        reward=("gold",),
+        kl_prompts=4,
+        kl_every=1,
+        evaluation_prompts=4,
+        checkpoint_every=1,
     ),
     "default": Config(),
     # The sentiment task of Rafailov et al. 2023, with the true reward. Needs the Hub.
     "paper": Config(
-        model="runs/rlhf-sft-paper/model", lora=0, prompts="stanfordnlp/imdb",
-        reward=("siebert/sentiment-roberta-large-english",), normalise=False,
-        gold="siebert/sentiment-roberta-large-english", completion=48, steps=1000,
-        batch_size=512, micro_batch=32, lr=1e-6, mixed_precision="bf16",
+        model="runs/rlhf-sft-paper/model",
+        lora=0,
+        prompts="stanfordnlp/imdb",
+        reward=("siebert/sentiment-roberta-large-english",),
+        normalise=False,
+        gold="siebert/sentiment-roberta-large-english",
+        completion=48,
+        steps=1000,
+        batch_size=512,
+        micro_batch=32,
+        lr=1e-6,
+        mixed_precision="bf16",
     ),
-}  # fmt: skip
+}
 
 
 def reward_of(task: Task, config: Config) -> Callable[..., list[float]]:
     """The rewards as one function of TRL's signature, which also logs each as it is."""
 
     def score(
-        prompts: list[str], completions: list[str], completion_ids: list[list[int]],
-        log_metric: Callable[[str, float], None], **columns: Any,
-    ) -> list[float]:  # fmt: skip
+        prompts: list[str],
+        completions: list[str],
+        completion_ids: list[list[int]],
+        log_metric: Callable[[str, float], None],
+        **columns: Any,
+    ) -> list[float]:
         found = call(task.rewards, task.names, prompts, completions, completion_ids, columns)
         for name, mean in zip(task.names, found.mean(0).tolist(), strict=True):
             log_metric(f"rewards/{name}/mean", mean)
@@ -122,8 +146,10 @@ def dataset_of(prompts: Prompts, config: Config, tokenizer: PreTrainedTokenizerB
     from datasets import Dataset
 
     if tokenizer(prompts.texts)["input_ids"] != prompts.tokens:
-        raise UserError("--prompts: with the chat template applied they have other tokens than "
-                        "this tokenizer gives a text; TRL's RLOO cannot read them")  # fmt: skip
+        raise UserError(
+            "--prompts: with the chat template applied they have other tokens than "
+            "this tokenizer gives a text; TRL's RLOO cannot read them"
+        )
     asked = config.steps * config.batch_size // config.num_generations
     chosen = prompts.at(stream(len(prompts.texts), config.seed, 0, asked).tolist())
     return Dataset.from_dict({"prompt": chosen.texts, **chosen.columns})
@@ -140,10 +166,16 @@ def train(preset: str, config: Config) -> None:
     tokenizer.padding_side = "left"
     task = Task(config, tokenizer, model.config, config.reward, config.temperature)
     prompts, unseen = (
-        read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
-                     held_out=part, limit=config.kl_prompts if part else 0)
+        read_prompts(
+            "--prompts",
+            config.prompts,
+            tokenizer,
+            config.max_prompt,
+            held_out=part,
+            limit=config.kl_prompts if part else 0,
+        )
         for part in (False, True)
-    )  # fmt: skip
+    )
     data = dataset_of(prompts, config, tokenizer)
     lora = adapter(config, model, "CAUSAL_LM")
     run = Run("rlhf-rloo", preset, config, accelerator)

@@ -41,8 +41,9 @@ class Completions:
 
     def at(self, rows: Tensor | slice) -> "Completions":
         states = None if self.states is None else self.states[rows]
-        return Completions(self.tokens[rows], self.attention[rows], self.mask[rows],
-                           self.ended[rows], states)  # fmt: skip
+        return Completions(
+            self.tokens[rows], self.attention[rows], self.mask[rows], self.ended[rows], states
+        )
 
     def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """The completions as text, without special tokens."""
@@ -97,7 +98,7 @@ def sample(
     tokens, attention = (x.to(uniforms.device) for x in padded(prompts, padding))
     own, states = lm.sample(
         own_rows(tokens), own_rows(uniforms), temperature, own_rows(attention), ends
-    )  # fmt: skip
+    )
     found = cut_at_end(global_rows(own), attention, ends, padding)
     return replace(found, states=global_rows(states))
 
@@ -123,8 +124,14 @@ def judge(
             value = policy.values(states, part.tokens, part.attention)
         there = policy.reference(part.tokens, part.attention, part.prompt)
         mask = part.mask
-        flat = compare(states[mask], weight, there[mask], policy.reference_weight,
-                       part.answers[mask], temperature)  # fmt: skip
+        flat = compare(
+            states[mask],
+            weight,
+            there[mask],
+            policy.reference_weight,
+            part.answers[mask],
+            temperature,
+        )
         flat["value"] = value[mask].float()
         found = {name: x.new_zeros(mask.shape).masked_scatter(mask, x) for name, x in flat.items()}
         parts.append(found | {"reference_states": there})

@@ -49,17 +49,29 @@ class Config(TrainerConfig):
 
 PRESETS = {
     "smoke": Config(
-        lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, completion=8,
-        evaluation_prompts=4, checkpoint_every=2,
+        lora=4,
+        limit=16,
+        batch_size=4,
+        micro_batch=2,
+        epochs=1,
+        warmup=0,
+        completion=8,
+        evaluation_prompts=4,
+        checkpoint_every=2,
     ),
     "default": Config(),
     # Rafailov et al. 2023: gpt2-large, one pass over the reviews of IMDb. Needs the Hub.
     "paper": Config(
-        model="openai-community/gpt2-large", lora=0, text="stanfordnlp/imdb", completion=48,
-        gold="siebert/sentiment-roberta-large-english", lr=1e-5, batch_size=64,
+        model="openai-community/gpt2-large",
+        lora=0,
+        text="stanfordnlp/imdb",
+        completion=48,
+        gold="siebert/sentiment-roberta-large-english",
+        lr=1e-5,
+        batch_size=64,
         mixed_precision="bf16",
     ),
-}  # fmt: skip
+}
 
 
 def read_examples(option: str, source: str, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -102,8 +114,9 @@ def train(preset: str, config: Config) -> None:
     model, tokenizer = load_causal("--model", config.model, root)
     examples = first(read_examples("--text", config.text, tokenizer), config.limit)
     task = Task(config, tokenizer, model.config, rewards=())
-    read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
-                 held_out=True, limit=1)  # fmt: skip  # better refused now than after training
+    read_prompts(
+        "--prompts", config.prompts, tokenizer, config.max_prompt, held_out=True, limit=1
+    )  # better refused now than after training
     lora = adapter(config, model, "CAUSAL_LM")
     run = Run("rlhf-sft", preset, config, accelerator)
     with third_party():
@@ -123,8 +136,9 @@ def train(preset: str, config: Config) -> None:
         seconds, records = round(run.elapsed(), 1), read_metrics(run.folder)
         with full_disk_is_a_user_error(run.folder / "pictures"):
             (run.folder / "pictures").mkdir(exist_ok=True)
-        pictures.curves(records, ("loss", "mean_token_accuracy"),
-                        run.folder / "pictures" / "training.png")  # fmt: skip
+        pictures.curves(
+            records, ("loss", "mean_token_accuracy"), run.folder / "pictures" / "training.png"
+        )
         whole = trainer.model.merge_and_unload() if lora else trainer.model
         reference, _ = load_causal("--model", config.model, root)
         policy = Policy(whole, reference.to(accelerator.device)).to(accelerator.device)

@@ -50,18 +50,23 @@ class Task:
         own = own_rows(torch.arange(len(asked.texts)))
         mine, part = asked.at(own.tolist()), completions.at(own)
         scores = call(
-            [*self.rewards, *self.gold], [*self.names, *["--gold"] * len(self.gold)], mine.texts,
-            part.texts(self.tokenizer), part.token_lists(), mine.columns,
-        )  # fmt: skip
+            [*self.rewards, *self.gold],
+            [*self.names, *["--gold"] * len(self.gold)],
+            mine.texts,
+            part.texts(self.tokenizer),
+            part.token_lists(),
+            mine.columns,
+        )
         return global_rows(scores.to(completions.tokens.device)).cpu()
 
     def fit_scale(self, policy: Policy, prompts: Prompts) -> None:
         """Mean and variance of every reward over completions of the reference."""
         asked = prompts.at(range(min(SCALE_PROMPTS, len(prompts.texts))))
         uniforms = torch.rand(
-            len(asked.texts), self.config.completion,
+            len(asked.texts),
+            self.config.completion,
             generator=generator("cpu", self.config.seed, EVALUATION),
-        )  # fmt: skip
+        )
         with torch.no_grad(), policy.as_reference() as lm:
             completions = self.complete(lm, asked, uniforms.to(lm.weight.device))
         self.scale.fit(self.rewards_of(asked, completions)[:, : len(self.names)])

@@ -82,9 +82,13 @@ def adapter(config: LanguageConfig, model: Any, task: str, **more: Any) -> LoraC
             f"named so"
         )
     return LoraConfig(
-        r=config.lora, lora_alpha=2 * config.lora, lora_dropout=0.0,
-        target_modules=list(config.lora_targets), task_type=task, **more,
-    )  # fmt: skip
+        r=config.lora,
+        lora_alpha=2 * config.lora,
+        lora_dropout=0.0,
+        target_modules=list(config.lora_targets),
+        task_type=task,
+        **more,
+    )
 
 
 def first(rows: Any, limit: int) -> Any:

@@ -34,8 +34,13 @@ def run_smoke(program: str, out: Path) -> None:
     """
     done = subprocess.run(
         [sys.executable, "-m", program, "smoke", "--out", str(out)],
-        cwd=ROOT, env=os.environ | QUIET, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | QUIET,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -15,18 +15,23 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
-QUIET = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "",
-         "HF_HUB_OFFLINE": "1"}  # fmt: skip
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "ACCELERATE_USE_CPU": "true",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+}
 # 60 digits in batches of 25: steps 25, 25, 10; two epochs are six steps, the first ends with 3.
-TINY = ["smoke", "--train-size", "60", "--test-size", "100", "--batch-size", "25", "--epochs", "2",
-        "--width", "16", "--latent", "4", "--warmup", "2", "--evaluation-samples", "2"]  # fmt: skip
+TINY = """
+    smoke --train-size 60 --test-size 100 --batch-size 25 --epochs 2 --width 16 --latent 4
+    --warmup 2 --evaluation-samples 2
+""".split()
 
 # The same steps for each of teacher, baseline and distilled student.
-TINY_DISTILL = [
-    "smoke", "--train-size", "60", "--test-size", "100", "--batch-size", "25", "--epochs", "2",
-    "--teacher-epochs", "2", "--warmup", "2", "--student-layers", "16",
-    "--teacher-layers", "conv-2-3-2",
-]  # fmt: skip
+TINY_DISTILL = """
+    smoke --train-size 60 --test-size 100 --batch-size 25 --epochs 2 --teacher-epochs 2 --warmup
+    2 --student-layers 16 --teacher-layers conv-2-3-2
+""".split()
 
 
 @dataclass
@@ -56,9 +61,12 @@ class Processes:
     def __init__(self) -> None:
         self._zygote = subprocess.Popen(
             [sys.executable, "-m", "tests.zygote"],
-            cwd=ROOT, env=os.environ | QUIET, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env=os.environ | QUIET,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
 
     def __call__(
         self,
@@ -74,9 +82,15 @@ class Processes:
         assert stdout is not None
         with tempfile.TemporaryDirectory() as logs:
             job = {
-                "program": program, "argv": [str(a) for a in argv], "fault": fault, "ranks": ranks,
-                "env": env or {}, "port": free_port(), "logs": logs, "seconds": 120,
-            }  # fmt: skip
+                "program": program,
+                "argv": [str(a) for a in argv],
+                "fault": fault,
+                "ranks": ranks,
+                "env": env or {},
+                "port": free_port(),
+                "logs": logs,
+                "seconds": 120,
+            }
             stdin.write(json.dumps(job) + "\n")
             stdin.flush()
             codes = json.loads(stdout.readline())

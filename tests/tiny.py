@@ -29,11 +29,19 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def configuration(layers: int, vocabulary: int, tied: bool = True) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=48, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-        tie_word_embeddings=tied, initializer_range=0.3, pad_token_id=2, bos_token_id=None,
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+        pad_token_id=2,
+        bos_token_id=None,
         eos_token_id=1,
-    )  # fmt: skip
+    )
 
 
 def llama(layers: int = 2, vocabulary: int = VOCABULARY, tied: bool = True) -> LlamaForCausalLM:

@@ -33,12 +33,14 @@ from trpo_ppo.envs import Environments
 
 PROGRAMS = {
     name: importlib.import_module(name)
-    for name in (
-        "vae.train", "vae.evaluate", "vae.sample", "distillation.train", "distillation.evaluate",
-        "distillation.lm.train", "distillation.lm.evaluate", "rlhf.ppo", "rlhf.evaluate",
-        "rlhf.dpo", "trpo_ppo.train", "trpo_ppo.evaluate",
+    for name in tuple(
+        """
+        vae.train vae.evaluate vae.sample distillation.train distillation.evaluate
+        distillation.lm.train distillation.lm.evaluate rlhf.ppo rlhf.evaluate rlhf.dpo
+        trpo_ppo.train trpo_ppo.evaluate
+    """.split()
     )
-}  # fmt: skip
+}
 
 
 def at_step(step: int, act: Any, folder: str = "") -> None:
@@ -54,9 +56,12 @@ def at_step(step: int, act: Any, folder: str = "") -> None:
         original(self, **metrics)
 
     def trainer(
-        self: InOurFolder, args: TrainingArguments, state: TrainerState, control: TrainerControl,
+        self: InOurFolder,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
         **given: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if state.global_step + 1 == step:
             act(self.run)
         before(self, args, state, control, **given)
@@ -190,18 +195,29 @@ def fsdp() -> None:
     It is made to take the CPU processes for GPUs; the sharding and the collectives are real.
     """
     os.environ |= {
-        "ACCELERATE_USE_CPU": "false", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2",
+        "ACCELERATE_USE_CPU": "false",
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
         "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
-    }  # fmt: skip
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+    }
     PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_GPU)
     PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
 
 
 FAULTS = {
-    "signal": send, "poison": poison, "limit": limit, "full": full_metrics, "die": die,
-    "fsdp": fsdp, "kill": kill, "nan": not_a_number, "worthless": worthless, "broken": broken,
-}  # fmt: skip
+    "signal": send,
+    "poison": poison,
+    "limit": limit,
+    "full": full_metrics,
+    "die": die,
+    "fsdp": fsdp,
+    "kill": kill,
+    "nan": not_a_number,
+    "worthless": worthless,
+    "broken": broken,
+}
 
 
 def child(job: dict[str, Any], rank: int) -> None:
@@ -212,10 +228,13 @@ def child(job: dict[str, Any], rank: int) -> None:
     os.environ.update(job["env"])
     if job["ranks"] > 1:
         os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job["ranks"]),
-            "LOCAL_WORLD_SIZE": str(job["ranks"]), "MASTER_ADDR": "127.0.0.1",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(job["ranks"]),
+            "LOCAL_WORLD_SIZE": str(job["ranks"]),
+            "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(job["port"]),
-        }  # fmt: skip
+        }
     code = 0
     try:
         for fault in filter(None, job["fault"].split(";")):

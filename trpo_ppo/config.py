@@ -82,8 +82,10 @@ class Config(RunConfig):
         found = []
         batch = self.num_envs * self.rollout
         if self.algo != "trpo" and batch % self.minibatch:
-            found.append(f"--minibatch {self.minibatch}: must divide the {batch} transitions of "
-                         f"--num-envs {self.num_envs} times --rollout {self.rollout}")  # fmt: skip
+            found.append(
+                f"--minibatch {self.minibatch}: must divide the {batch} transitions of "
+                f"--num-envs {self.num_envs} times --rollout {self.rollout}"
+            )
         for name in ("gamma", "lam"):
             if getattr(self, name) > 1:
                 found.append(f"--{name} {getattr(self, name)}: must be at most 1")
@@ -102,26 +104,66 @@ class Config(RunConfig):
 _CARTPOLE: dict[str, Any] = {"normalise": True}
 _TASKS: dict[str, dict[str, Any]] = {
     "CartPole-v1": _CARTPOLE,
-    "Acrobot-v1": {"steps": 500_000, "num_envs": 16, "rollout": 256, "gamma": 0.99, "lam": 0.94,
-                   "epochs": 4, "minibatch": 64, "lr": 3e-4, "normalise": True, "anneal": False},
-    "Pendulum-v1": {"steps": 200_000, "num_envs": 4, "rollout": 1024, "gamma": 0.9, "lam": 0.95,
-                    "epochs": 10, "minibatch": 64, "anneal": False},
-    "LunarLander-v3": {"steps": 1_000_000, "num_envs": 16, "rollout": 1024, "gamma": 0.999,
-                       "lam": 0.98, "epochs": 4, "minibatch": 64, "lr": 3e-4, "entropy": 0.01,
-                       "anneal": False},
-}  # fmt: skip
+    "Acrobot-v1": {
+        "steps": 500_000,
+        "num_envs": 16,
+        "rollout": 256,
+        "gamma": 0.99,
+        "lam": 0.94,
+        "epochs": 4,
+        "minibatch": 64,
+        "lr": 3e-4,
+        "normalise": True,
+        "anneal": False,
+    },
+    "Pendulum-v1": {
+        "steps": 200_000,
+        "num_envs": 4,
+        "rollout": 1024,
+        "gamma": 0.9,
+        "lam": 0.95,
+        "epochs": 10,
+        "minibatch": 64,
+        "anneal": False,
+    },
+    "LunarLander-v3": {
+        "steps": 1_000_000,
+        "num_envs": 16,
+        "rollout": 1024,
+        "gamma": 0.999,
+        "lam": 0.98,
+        "epochs": 4,
+        "minibatch": 64,
+        "lr": 3e-4,
+        "entropy": 0.01,
+        "anneal": False,
+    },
+}
 # Schulman et al. 2017, Table 3, with two environments of 1024 steps instead of one of 2048.
 _MUJOCO: dict[str, Any] = {
-    "steps": 1_000_000, "num_envs": 2, "rollout": 1024, "gamma": 0.99, "lam": 0.95, "epochs": 10,
-    "minibatch": 64, "lr": 3e-4, "normalise": True,
-}  # fmt: skip
+    "steps": 1_000_000,
+    "num_envs": 2,
+    "rollout": 1024,
+    "gamma": 0.99,
+    "lam": 0.95,
+    "epochs": 10,
+    "minibatch": 64,
+    "lr": 3e-4,
+    "normalise": True,
+}
 _TRPO: dict[str, Any] = {"epochs": 20, "minibatch": 128, "lr": 1e-3, "anneal": False}
 _TRPO_TASKS: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"num_envs": 2, "rollout": 512, "gamma": 0.99, "lam": 0.98, "damping": 1e-3},
     "Acrobot-v1": {"num_envs": 2, "rollout": 1024, "lam": 0.95, "steps": 100_000},
     "Pendulum-v1": {"num_envs": 2, "rollout": 1024, "epochs": 15},
-    "LunarLander-v3": {"num_envs": 2, "rollout": 512, "gamma": 0.99, "epochs": 15,
-                       "damping": 1e-2, "steps": 500_000},
+    "LunarLander-v3": {
+        "num_envs": 2,
+        "rollout": 512,
+        "gamma": 0.99,
+        "epochs": 15,
+        "damping": 1e-2,
+        "steps": 500_000,
+    },
     # The zoo's --delta is 0.01, HalfCheetah's 0.04, and its --damping 0.1, of KLs that sb3-contrib
     # divides by the number of action dimensions: here times that number, as KLs are. The zoo's
     # MuJoCo tasks take 25 iterations of the conjugate gradient, ours the paper's 10.
@@ -130,7 +172,7 @@ _TRPO_TASKS: dict[str, dict[str, Any]] = {
     "Reacher-v5": {"delta": 0.02, "damping": 0.2},
     "Swimmer-v5": {"delta": 0.02, "damping": 0.2},
     "Walker2d-v5": {"delta": 0.06, "damping": 0.6},
-}  # fmt: skip
+}
 
 
 def presets(env: str, algo: Algorithm) -> dict[str, Config]:
@@ -140,11 +182,29 @@ def presets(env: str, algo: Algorithm) -> dict[str, Config]:
         task = task | _TRPO | _TRPO_TASKS.get(env, {})
     default = Config(env=env, algo=algo, **task)
     paper = replace(
-        default, steps=1_000_000, num_envs=1, rollout=2048, gamma=0.99, lam=0.95, epochs=10,
-        minibatch=64, lr=3e-4, anneal=False, entropy=0.0, normalise=True, delta=0.01, damping=0.1,
-    )  # fmt: skip
+        default,
+        steps=1_000_000,
+        num_envs=1,
+        rollout=2048,
+        gamma=0.99,
+        lam=0.95,
+        epochs=10,
+        minibatch=64,
+        lr=3e-4,
+        anneal=False,
+        entropy=0.0,
+        normalise=True,
+        delta=0.01,
+        damping=0.1,
+    )
     smoke = replace(
-        default, steps=2048, num_envs=4, rollout=128, epochs=2, minibatch=64,
-        evaluation_episodes=2, checkpoint_every=2,
-    )  # fmt: skip
+        default,
+        steps=2048,
+        num_envs=4,
+        rollout=128,
+        epochs=2,
+        minibatch=64,
+        evaluation_episodes=2,
+        checkpoint_every=2,
+    )
     return {"smoke": smoke, "default": default, "paper": paper}

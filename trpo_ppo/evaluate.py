@@ -78,8 +78,11 @@ def evaluate(agent: Agent, name: str, episodes: int, seed: int = 0) -> dict[str,
     }
     for what, choose in ways.items():
         scores = play(choose, name, episodes, seed)
-        told |= {what: float(np.mean(scores)), f"{what}_sd": float(np.std(scores)),
-                 f"{what}_scores": scores}  # fmt: skip
+        told |= {
+            what: float(np.mean(scores)),
+            f"{what}_sd": float(np.std(scores)),
+            f"{what}_scores": scores,
+        }
     return told
 
 
@@ -145,8 +148,10 @@ def main() -> None:
         frames = film(agent, name, Path(options.video), options.seed)
         print(f"{frames} frames in {options.video}")
     if options.json:
-        write_json(Path(options.json), {"model": options.model, "metrics": metrics,
-                                        "environment": describe()})  # fmt: skip
+        write_json(
+            Path(options.json),
+            {"model": options.model, "metrics": metrics, "environment": describe()},
+        )
 
 
 if __name__ == "__main__":

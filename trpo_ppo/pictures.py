@@ -11,9 +11,11 @@ from shared.figures import COLOURS, save
 from trpo_ppo.config import Config
 
 NAMES = {
-    "kl": "KL(old ‖ new), exact", "kl_reverse": "KL(new ‖ old), exact", "kl_k1": "k1",
+    "kl": "KL(old ‖ new), exact",
+    "kl_reverse": "KL(new ‖ old), exact",
+    "kl_k1": "k1",
     "kl_k3": "k3",
-}  # fmt: skip
+}
 
 
 def line(axes: Axes, records: Sequence[dict[str, Any]], name: str, **style: Any) -> None:
@@ -53,8 +55,13 @@ def curves(records: Sequence[dict[str, Any]], config: Config, path: Path) -> Non
         line(own, records, "beta", color=COLOURS[0], label="beta")
         own.set_yscale("log")
     else:
-        line(own, records, "clip_fraction", color=COLOURS[0],
-             label=f"share of ratios off 1 by more than {config.clip:g}")  # fmt: skip
+        line(
+            own,
+            records,
+            "clip_fraction",
+            color=COLOURS[0],
+            label=f"share of ratios off 1 by more than {config.clip:g}",
+        )
     own.legend(fontsize=8)
 
     line(critic, records, "explained_variance", color=COLOURS[0])
@@ -86,8 +93,16 @@ def constraints(
         kls, scores = zip(*runs[row["what"]], strict=True)
         axes.scatter(kls, scores, s=10, color=colour, alpha=0.35, lw=0)
         bars = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
-        axes.errorbar(row["kl"], row["value"], yerr=bars, color=colour, marker=marker, ms=8,
-                      capsize=3, label=row["what"])  # fmt: skip
+        axes.errorbar(
+            row["kl"],
+            row["value"],
+            yerr=bars,
+            color=colour,
+            marker=marker,
+            ms=8,
+            capsize=3,
+            label=row["what"],
+        )
     axes.set_xscale("log")
     axes.set_ylim(-0.15, 1.05)
     axes.axhline(0, lw=0.5, color="black")

@@ -52,8 +52,10 @@ def descend(
     gradient = total(flat(gradients))
     norm = gradient.norm().item()
     if not norm < float("inf"):
-        raise UserError(f"gradient norm {norm}: not applied; a new run with a smaller --lr may "
-                        f"help, --resume goes on from the newest checkpoint")  # fmt: skip
+        raise UserError(
+            f"gradient norm {norm}: not applied; a new run with a smaller --lr may "
+            f"help, --resume goes on from the newest checkpoint"
+        )
     if norm > max_norm:
         gradient *= max_norm / norm
     for parameter, part in zip(
@@ -86,10 +88,11 @@ def measure(agent: Agent, batch: Batch, clip: float) -> dict[str, Tensor]:
         "value_loss": value_loss(agent.values(batch.observations), batch.targets),
         "clip_fraction": ((ratio - 1).abs() > clip).float(),
         "entropy": new.entropy().expand(len(kl)),
-        "target": batch.targets, "target_square": batch.targets.square(),
+        "target": batch.targets,
+        "target_square": batch.targets.square(),
         "error": batch.targets - batch.values,
         "error_square": (batch.targets - batch.values).square(),
-    }  # fmt: skip
+    }
     means = total(torch.stack([x.double().sum() for x in sums.values()])) / batch.total
     told = dict(zip(sums, means, strict=True))
     moments = [told.pop(name) for name in ("target", "target_square", "error", "error_square")]

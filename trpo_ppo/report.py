@@ -67,11 +67,17 @@ def finish(run: Run, config: Config, agent: Agent) -> None:
         (run.folder / "pictures").mkdir(exist_ok=True)
         pictures.curves(records, config, run.folder / "pictures" / "curves.png")
     last = {key: value for key, value in records[-1].items() if key != "step"}
-    summary = {"steps": run.step, "training_seconds": seconds, "training": last,
-               "evaluation": metrics}  # fmt: skip
+    summary = {
+        "steps": run.step,
+        "training_seconds": seconds,
+        "training": last,
+        "evaluation": metrics,
+    }
     write_json(run.folder / "summary.json", summary)
-    run.say(f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s, all in {run.elapsed():.0f} s; "
-            f"pictures in {run.folder / 'pictures'}, model in {run.folder / 'model'}")  # fmt: skip
+    run.say(
+        f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s, all in {run.elapsed():.0f} s; "
+        f"pictures in {run.folder / 'pictures'}, model in {run.folder / 'model'}"
+    )
     if config.push_to_hub:
         run.say(f"uploaded to {push(run.folder / 'model', config.push_to_hub)}")
 
@@ -91,8 +97,23 @@ def save_model(agent: Agent, path: Path, about: dict[str, Any], metrics: dict[st
 def card(about: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
     config = about["config"]
-    told = ("env", "algo", DIALS[config["algo"]], "steps", "num_envs", "rollout", "gamma", "lam",
-            "epochs", "minibatch", "lr", "width", "depth", "normalise", "seed")  # fmt: skip
+    told = (
+        "env",
+        "algo",
+        DIALS[config["algo"]],
+        "steps",
+        "num_envs",
+        "rollout",
+        "gamma",
+        "lam",
+        "epochs",
+        "minibatch",
+        "lr",
+        "width",
+        "depth",
+        "normalise",
+        "seed",
+    )
     options = "\n".join(f"| {name} | {config[name]} |" for name in told)
     return f"""---
 license: apache-2.0

@@ -54,10 +54,16 @@ class Batch(NamedTuple):
     def rows(self, index: Tensor, n: int) -> "Batch":
         """Some of this process's rows, as its part of a batch of ``n``."""
         return Batch(
-            self.observations[index], self.actions[index], self.old.rows(index),
-            self.log_prob[index], self.advantages[index], self.targets[index],
-            self.values[index], n, 0,
-        )  # fmt: skip
+            self.observations[index],
+            self.actions[index],
+            self.old.rows(index),
+            self.log_prob[index],
+            self.advantages[index],
+            self.targets[index],
+            self.values[index],
+            n,
+            0,
+        )
 
 
 def collect(agent: Agent, envs: Environments, T: int, N: int, seed: int, number: int) -> Rollout:  # noqa: N803
@@ -127,10 +133,16 @@ def prepare(
     old = agent.policy(observations).detach()
     actions = rows(torch.from_numpy(rollout.actions)).contiguous()
     return Batch(
-        observations, actions, old, old.log_prob(actions),
-        standardise(rows(advantages), n), rows(advantages + values).contiguous(),
-        rows(values).contiguous(), n, first,
-    )  # fmt: skip
+        observations,
+        actions,
+        old,
+        old.log_prob(actions),
+        standardise(rows(advantages), n),
+        rows(advantages + values).contiguous(),
+        rows(values).contiguous(),
+        n,
+        first,
+    )
 
 
 def finished(rollout: Rollout) -> Tensor:

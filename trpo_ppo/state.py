@@ -50,9 +50,10 @@ class State(nn.Module):
         """Put this process's environments where the checkpoint's stood."""
         own = envs.indices
         envs.restore(
-            self.env_episodes[own].numpy(), self.env_elapsed[own].numpy(),
+            self.env_episodes[own].numpy(),
+            self.env_elapsed[own].numpy(),
             self.env_actions[own].numpy(),
-        )  # fmt: skip
+        )
 
     def score(self) -> float:
         """Mean score of the last hundred episodes; NaN before the first has ended."""

@@ -97,19 +97,25 @@ def trpo_update(
     step = trust_region_step(
         ascent,
         lambda: batch.old.kl(agent.policy(batch.observations)),  # type: ignore[arg-type]
-        agent.policy_parameters(), batch.mean, config.delta, config.damping,
-        config.cg_iterations, config.backtracks,
-    )  # fmt: skip
+        agent.policy_parameters(),
+        batch.mean,
+        config.delta,
+        config.damping,
+        config.cg_iterations,
+        config.backtracks,
+    )
     for one_pass in passes(batch, config.minibatch, config.seed, n, config.epochs):
         for rows in one_pass:
             gradient = value_gradient(agent, rows, 1.0)
             descend([gradient], [agent.critic.flat], optimizer, config.max_gradient)
     return {
-        "backtracks": step.backtracks, "expected_improvement": step.expected,
-        "actual_improvement": step.actual, "cg_residual": step.residual,
+        "backtracks": step.backtracks,
+        "expected_improvement": step.expected,
+        "actual_improvement": step.actual,
+        "cg_residual": step.residual,
         "failed_steps": float(not step.accepted),
         **{f"failed_{why}": float(step.failure == why) for why in FAILURES},
-    }  # fmt: skip
+    }
 
 
 def train(preset: str, config: Config) -> None:
@@ -121,8 +127,15 @@ def train(preset: str, config: Config) -> None:
     own = own_rows(torch.arange(N)).tolist()
     envs = Environments(config.env, config.seed, own, config.gamma)
     face = envs.interface
-    agent = Agent(face.observations, face.actions, face.kind, config.width, config.depth,
-                  config.log_std, config.normalise)  # fmt: skip
+    agent = Agent(
+        face.observations,
+        face.actions,
+        face.kind,
+        config.width,
+        config.depth,
+        config.log_std,
+        config.normalise,
+    )
     state = State(agent, envs, N, config.beta)
     learned = [agent.critic.flat, *(agent.policy_parameters() if config.algo != "trpo" else [])]
     optimizer = torch.optim.Adam(learned, lr=config.lr, eps=1e-5, fused=True)

@@ -142,8 +142,10 @@ def main() -> None:
             f"{result['log_evidence_difference']:+.3f} per digit"
         )
     if options.json:
-        write_json(Path(options.json), {"model": options.model, "metrics": metrics,
-                                        "environment": describe()})  # fmt: skip
+        write_json(
+            Path(options.json),
+            {"model": options.model, "metrics": metrics, "environment": describe()},
+        )
 
 
 if __name__ == "__main__":

@@ -82,12 +82,14 @@ def surgery(mu: Tensor, logvar: Tensor, seed: int = 0) -> tuple[float, float]:
     z = mu + eps * torch.exp(0.5 * logvar)
     precision = torch.exp(-logvar)
     constant = -0.5 * (mu.square() * precision + logvar + math.log(2 * math.pi)).sum(-1)
-    log_q_z = torch.cat([
-        torch.logsumexp(
-            constant - 0.5 * piece.square() @ precision.T + piece @ (mu * precision).T, 1
-        )
-        for piece in z.split(ROWS)
-    ]) - math.log(len(mu))  # fmt: skip
+    log_q_z = torch.cat(
+        [
+            torch.logsumexp(
+                constant - 0.5 * piece.square() @ precision.T + piece @ (mu * precision).T, 1
+            )
+            for piece in z.split(ROWS)
+        ]
+    ) - math.log(len(mu))
     log_q_z_given_x = normal_log_prob(z, mu, logvar).sum(-1)
     rate = kl_standard_normal(mu, logvar).sum(-1).mean()
     information = (log_q_z_given_x - log_q_z).mean()
@@ -153,9 +155,9 @@ def evaluate_vib(model: VIB, x: Tensor, y: Tensor, seed: int = 0) -> dict[str, A
     Predictions average the class probabilities of 12 samples z, as the paper does; information
     bounds: I(X; Z) <= rate, I(Z; Y) >= H(Y) - cross-entropy (Alemi et al. 2016, eqs. 11 and 14).
     """
-    probabilities = torch.cat([
-        out.logits.softmax(-1).mean(0) for _, out in passes(model, x, VIB_SAMPLES, seed)
-    ])  # fmt: skip
+    probabilities = torch.cat(
+        [out.logits.softmax(-1).mean(0) for _, out in passes(model, x, VIB_SAMPLES, seed)]
+    )
     mu, logvar = encode_all(model, x)
     nll = -probabilities.gather(1, y[:, None]).log().mean().item()
     prior = torch.bincount(y, minlength=CLASSES).double() / len(y)

@@ -71,29 +71,39 @@ def conv_encoder(outputs: int, channels: int, width: int, act: str) -> nn.Sequen
     new = ACTIVATIONS[act]
     return nn.Sequential(
         nn.Unflatten(1, (1, 28, 28)),
-        SpaceToDepth(), nn.Conv2d(4, channels, 3, padding=1), new(),
+        SpaceToDepth(),
+        nn.Conv2d(4, channels, 3, padding=1),
+        new(),
         Residual(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), new())),
-        SpaceToDepth(), nn.Conv2d(4 * channels, 2 * channels, 3, padding=1), new(),
+        SpaceToDepth(),
+        nn.Conv2d(4 * channels, 2 * channels, 3, padding=1),
+        new(),
         Residual(nn.Sequential(nn.Conv2d(2 * channels, 2 * channels, 3, padding=1), new())),
         nn.Flatten(),
-        nn.Linear(2 * channels * 49, width), new(),
+        nn.Linear(2 * channels * 49, width),
+        new(),
         nn.Linear(width, outputs),
-    )  # fmt: skip
+    )
 
 
 def conv_decoder(inputs: int, channels: int, width: int, act: str) -> nn.Sequential:
     """The encoder mirrored: 7 -> 14 -> 28 by depth-to-space."""
     new = ACTIVATIONS[act]
     return nn.Sequential(
-        nn.Linear(inputs, width), new(),
-        nn.Linear(width, 2 * channels * 49), new(),
+        nn.Linear(inputs, width),
+        new(),
+        nn.Linear(width, 2 * channels * 49),
+        new(),
         nn.Unflatten(1, (2 * channels, 7, 7)),
         Residual(nn.Sequential(nn.Conv2d(2 * channels, 2 * channels, 3, padding=1), new())),
-        nn.Conv2d(2 * channels, 4 * channels, 3, padding=1), DepthToSpace(), new(),
+        nn.Conv2d(2 * channels, 4 * channels, 3, padding=1),
+        DepthToSpace(),
+        new(),
         Residual(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), new())),
-        nn.Conv2d(channels, 4, 3, padding=1), DepthToSpace(),
+        nn.Conv2d(channels, 4, 3, padding=1),
+        DepthToSpace(),
         nn.Flatten(),
-    )  # fmt: skip
+    )
 
 
 def build_encoder(

@@ -79,8 +79,9 @@ def curves(records: Sequence[dict[str, Any]], kl: Sequence[float], path: Path) -
     left, middle, right = figure.subplots(1, 3)
     epochs = range(1, len(records) + 1)
     left.plot(epochs, [r["loss"] for r in records], color=COLOURS[0], label="training loss")
-    unseen = [(e, -r["unseen_bound"]) for e, r in zip(epochs, records, strict=True)
-              if "unseen_bound" in r]  # fmt: skip
+    unseen = [
+        (e, -r["unseen_bound"]) for e, r in zip(epochs, records, strict=True) if "unseen_bound" in r
+    ]
     if unseen:
         left.plot(*zip(*unseen, strict=True), "o-", ms=3, color=COLOURS[1], label="-bound, unseen")
     best = min([r["loss"] for r in records] + [value for _, value in unseen])
@@ -135,8 +136,14 @@ def rate_distortion(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.annotate(f"  beta {row['beta']:g}", at, fontsize=8, va="bottom")
     best = min(r + d for r, d in zip(rates, distortions, strict=True))
     span = (min(rates), max(rates))
-    axes.plot(span, [best - r for r in span], "--", lw=1, color="#999999",
-              label=f"rate + distortion = {best:.1f}, the best -ELBO")  # fmt: skip
+    axes.plot(
+        span,
+        [best - r for r in span],
+        "--",
+        lw=1,
+        color="#999999",
+        label=f"rate + distortion = {best:.1f}, the best -ELBO",
+    )
     axes.set_xlabel("rate KL(q(z|x) || p(z)), nats per digit")
     axes.set_ylabel("distortion -E log p(x|z), nats per digit")
     axes.legend(fontsize=8)

@@ -27,8 +27,9 @@ def check_classes(config: Config, data: Split) -> None:
     """UserError if a VIB is to tell more classes apart than it has answers."""
     classes = int(data.labels.max()) + 1
     if config.objective == "vib" and classes > CLASSES:
-        raise UserError(f"--images {config.images}: has {classes} classes, objective vib at most "
-                        f"{CLASSES}")  # fmt: skip
+        raise UserError(
+            f"--images {config.images}: has {classes} classes, objective vib at most {CLASSES}"
+        )
 
 
 def introduce(run: Run, config: Config, model: VAE | VIB, data: Split) -> None:
@@ -76,8 +77,10 @@ def finish(run: Run, config: Config, model: VAE | VIB, data: Split) -> None:
     last = {key: value for key, value in records[-1].items() if key != "step"}
     summary = {"steps": run.step, "training_seconds": seconds, "training": last, "unseen": metrics}
     write_json(run.folder / "summary.json", summary)
-    run.say(f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s, all in {run.elapsed():.0f} s; "
-            f"pictures in {run.folder / 'pictures'}, model in {run.folder / 'model'}")  # fmt: skip
+    run.say(
+        f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s, all in {run.elapsed():.0f} s; "
+        f"pictures in {run.folder / 'pictures'}, model in {run.folder / 'model'}"
+    )
     if config.push_to_hub:
         run.say(f"uploaded to {push(run.folder / 'model', config.push_to_hub)}")
 
@@ -99,8 +102,12 @@ def save_model(
 def card(model: VAE | VIB, about: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
     kind, config = type(model).__name__, about["config"]
-    told = ("objective", "beta", "pixels", "network", "latent", "width", "depth", "channels",
-            "activation", "epochs", "batch_size", "samples", "seed")  # fmt: skip
+    told = tuple(
+        """
+        objective beta pixels network latent width depth channels activation epochs batch_size
+        samples seed
+    """.split()
+    )
     options = "\n".join(f"| {name} | {config[name]} |" for name in told)
     return f"""---
 license: apache-2.0

@@ -47,8 +47,10 @@ def train(preset: str, config: Config) -> None:
     device = accelerator.device
     data = split(
         read(config.data, config.images, device),
-        config.validation, config.train_size, config.test_size,
-    )  # fmt: skip
+        config.validation,
+        config.train_size,
+        config.test_size,
+    )
     check_classes(config, data)
     architecture = {name: getattr(config, name) for name in ARCHITECTURE}
     model = build(config.objective, **architecture).to(device)

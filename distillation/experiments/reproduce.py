@@ -68,7 +68,7 @@ for _layers, _seeds in TINY.items():
 ROWS |= {
     "mlp-teacher": (f"{_MLP} --teacher-epochs 25", (0,)),
     "mlp-soft": (f"{_STUDENT} --teacher {RUNS}/mlp-teacher-seed0 --targets clean {_SHORT}", (0,)),
-}  # fmt: skip
+}
 for _t in TEMPERATURES[:-1]:
     ROWS[f"800-800-T{_t}"] = (f"{_TAUGHT} {_CLEAN} --temperature {_t}", (0,))
 for _objective in OBJECTIVES:
@@ -152,8 +152,9 @@ def publish_results() -> None:
     shutil.copy(RUNS / TEACHER / "pictures" / "dark_knowledge.png", RESULTS)
     rows = {"baseline": STUDENT.replace("soft", "hard"), "student": STUDENT}
     records = {name: read_metrics(RUNS / run) for name, run in rows.items()}
-    pictures.curves({name: lines for name, lines in records.items() if lines},
-                    RESULTS / "curves.png")  # fmt: skip
+    pictures.curves(
+        {name: lines for name, lines in records.items() if lines}, RESULTS / "curves.png"
+    )
 
 
 def main() -> None:

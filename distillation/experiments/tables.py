@@ -31,11 +31,17 @@ def over_seeds(runs: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
 
 
 _COLUMNS = [
-    ("what", "network", ""), ("value", "errors of 10,000", ".1f"), ("spread", "±", ".1f"),
-    ("n", "seeds", "d"), ("reference", "paper", "d"), ("nll", "NLL, nats", ".4f"),
-    ("calibration_error", "calibration error", ".4f"), ("augmentation", "jitter, px", "d"),
-    ("epochs", "epochs", "d"), ("seconds", "training, s", ".0f"),
-]  # fmt: skip
+    ("what", "network", ""),
+    ("value", "errors of 10,000", ".1f"),
+    ("spread", "±", ".1f"),
+    ("n", "seeds", "d"),
+    ("reference", "paper", "d"),
+    ("nll", "NLL, nats", ".4f"),
+    ("calibration_error", "calibration error", ".4f"),
+    ("augmentation", "jitter, px", "d"),
+    ("epochs", "epochs", "d"),
+    ("seconds", "training, s", ".0f"),
+]
 
 
 def headline(read: Read) -> Iterator[dict[str, Any]]:
@@ -60,17 +66,22 @@ def headline(read: Read) -> Iterator[dict[str, Any]]:
             continue
         config = runs[0]["recipe"]
         yield {
-            "what": what, "reference": reference, "source": HINTON if reference else None,
-            "augmentation": config["jitter"], "epochs": config["epochs"],
+            "what": what,
+            "reference": reference,
+            "source": HINTON if reference else None,
+            "augmentation": config["jitter"],
+            "epochs": config["epochs"],
             **over_seeds(runs, "errors"),
-        }  # fmt: skip
+        }
         if name == "teacher":
             many = runs[0]["averaged_over_shifts"]
             yield {
                 "what": f"the same, logits averaged over {many} shifts",
-                **over_seeds(runs, "averaged_errors"), "nll": None, "calibration_error": None,
+                **over_seeds(runs, "averaged_errors"),
+                "nll": None,
+                "calibration_error": None,
                 "seconds": None,
-            }  # fmt: skip
+            }
 
 
 def temperatures(read: Read) -> Iterator[dict[str, Any]]:
@@ -86,10 +97,13 @@ def temperatures(read: Read) -> Iterator[dict[str, Any]]:
 def objectives(read: Read) -> Iterator[dict[str, Any]]:
     """The divergences at T = 20, first seed."""
     rows = {
-        "plain-hard": "labels alone", "plain-soft": "KL(teacher ‖ student)",
-        "reverse": "KL(student ‖ teacher)", "js": "Jensen-Shannon", "skew": "skew KL, 0.1",
+        "plain-hard": "labels alone",
+        "plain-soft": "KL(teacher ‖ student)",
+        "reverse": "KL(student ‖ teacher)",
+        "js": "Jensen-Shannon",
+        "skew": "skew KL, 0.1",
         "decoupled": "decoupled, weight 8",
-    }  # fmt: skip
+    }
     for name, what in rows.items():
         if runs := read(name)[:1]:
             own = {key: runs[0].get(key) for key in ("kl_teacher_student", "agreement")}
@@ -102,20 +116,25 @@ def transfer(read: Read) -> Iterator[dict[str, Any]]:
         "without-3": {"raw": (206, 133), "best_on_test": (109, 14)},
         "only-78": {"raw": (4730, None), "best_on_test": (1320, None)},
     }
-    ways = {"raw": "as trained", "prior_matching": "biases matched to the prior, no labels",
-            "best_on_test": "one bias chosen on the test labels (paper)"}  # fmt: skip
+    ways = {
+        "raw": "as trained",
+        "prior_matching": "biases matched to the prior, no labels",
+        "best_on_test": "one bias chosen on the test labels (paper)",
+    }
     for name, what in (("without-3", "no 3s"), ("only-78", "only 7s and 8s")):
         runs = read(name)
         for way, told in ways.items() if runs else []:
             each = [run | run["corrected"][way] for run in runs]
             reference, of_missing = papers[name].get(way, (None, None))
             yield {
-                "what": what, "way": told, "reference": reference,
+                "what": what,
+                "way": told,
+                "reference": reference,
                 "reference_of_missing": of_missing,
                 "of_missing": mean(run["errors_on_missing"] for run in each),
                 "missing_digits": runs[0]["corrected"]["digits_of_missing"],
                 **over_seeds(each, "errors"),
-            }  # fmt: skip
+            }
 
 
 def write(read: Read, results: Path) -> None:
@@ -123,22 +142,31 @@ def write(read: Read, results: Path) -> None:
     write_result(results / "headline.json", _COLUMNS, list(headline(read)))
     swept = list(temperatures(read))
     columns = [
-        ("layers", "student", ""), ("temperature", "T (none: labels alone)", "d"),
-        ("value", "errors of 10,000", ".1f"), ("spread", "±", ".1f"), ("n", "seeds", "d"),
-    ]  # fmt: skip
+        ("layers", "student", ""),
+        ("temperature", "T (none: labels alone)", "d"),
+        ("value", "errors of 10,000", ".1f"),
+        ("spread", "±", ".1f"),
+        ("n", "seeds", "d"),
+    ]
     write_result(results / "temperatures.json", columns, swept)
     if swept:
         pictures.temperatures(swept, results / "temperatures.png")
     columns = [
-        ("what", "objective", ""), ("value", "errors of 10,000", ".0f"),
-        ("nll", "NLL, nats", ".4f"), ("kl_teacher_student", "KL(teacher ‖ student), nats", ".4f"),
+        ("what", "objective", ""),
+        ("value", "errors of 10,000", ".0f"),
+        ("nll", "NLL, nats", ".4f"),
+        ("kl_teacher_student", "KL(teacher ‖ student), nats", ".4f"),
         ("agreement", "agreement", ".2%"),
-    ]  # fmt: skip
+    ]
     write_result(results / "objectives.json", columns, list(objectives(read)))
     columns = [
-        ("what", "transfer set", ""), ("way", "biases", ""), ("value", "errors of 10,000", ".0f"),
-        ("spread", "±", ".0f"), ("of_missing", "on classes never seen", ".0f"),
-        ("reference", "paper", "d"), ("reference_of_missing", "paper, never seen", "d"),
+        ("what", "transfer set", ""),
+        ("way", "biases", ""),
+        ("value", "errors of 10,000", ".0f"),
+        ("spread", "±", ".0f"),
+        ("of_missing", "on classes never seen", ".0f"),
+        ("reference", "paper", "d"),
+        ("reference_of_missing", "paper, never seen", "d"),
         ("n", "seeds", "d"),
-    ]  # fmt: skip
+    ]
     write_result(results / "transfer.json", columns, list(transfer(read)))

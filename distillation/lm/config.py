@@ -117,12 +117,24 @@ class Config(RunConfig):
 
 PRESETS = {
     "smoke": Config(
-        epochs=2, epoch_blocks=8, batch_size=4, micro_batch=4, length=32, warmup=1,
-        evaluation_blocks=4, mixed_precision="bf16", checkpoint_every=2,
+        epochs=2,
+        epoch_blocks=8,
+        batch_size=4,
+        micro_batch=4,
+        length=32,
+        warmup=1,
+        evaluation_blocks=4,
+        mixed_precision="bf16",
+        checkpoint_every=2,
     ),
     "default": Config(train_blocks=5632, keep=1),
     "paper": Config(
-        mixed_precision="bf16", epochs=40, epoch_blocks=3072, batch_size=64, length=256,
-        warmup=50, train_embeddings=True,
+        mixed_precision="bf16",
+        epochs=40,
+        epoch_blocks=3072,
+        batch_size=64,
+        length=256,
+        warmup=50,
+        train_embeddings=True,
     ),
-}  # fmt: skip
+}

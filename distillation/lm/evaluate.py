@@ -68,10 +68,13 @@ def evaluate(
     uniforms = torch.rand(SHOWN, NEW, generator=rng).to(prompts.device)
     written = [model.complete(prompts[:SHOWN], uniforms) for model in (student, teacher)]
     found["continuations"] = [
-        {"prompt": tokenizer.decode(prompt), "student": tokenizer.decode(ours[PROMPT:]),
-         "teacher": tokenizer.decode(theirs[PROMPT:])}
+        {
+            "prompt": tokenizer.decode(prompt),
+            "student": tokenizer.decode(ours[PROMPT:]),
+            "teacher": tokenizer.decode(theirs[PROMPT:]),
+        }
         for prompt, ours, theirs in zip(prompts, *written, strict=False)
-    ]  # fmt: skip
+    ]
     return found
 
 
@@ -124,11 +127,15 @@ def main() -> None:
     metrics = evaluate(student, teacher, tokenizer, blocks.to(options.device), options.seed)
     print(headline(metrics))
     for shown in metrics["continuations"]:
-        print(f"\n{shown['prompt']} ...\n  student  {shown['student']!r}\n"
-              f"  teacher  {shown['teacher']!r}")  # fmt: skip
+        print(
+            f"\n{shown['prompt']} ...\n  student  {shown['student']!r}\n"
+            f"  teacher  {shown['teacher']!r}"
+        )
     if options.json:
-        write_json(Path(options.json), {"model": options.model, "metrics": metrics,
-                                        "environment": describe()})  # fmt: skip
+        write_json(
+            Path(options.json),
+            {"model": options.model, "metrics": metrics, "environment": describe()},
+        )
 
 
 def _trained_by(folder: Path) -> str:

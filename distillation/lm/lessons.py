@@ -132,8 +132,9 @@ def _teachers_texts(lessons: Lessons, run: Run) -> Blocks:
     def make() -> dict[str, Tensor]:
         new, key = config.length + 1 - config.prompt, (config.seed, EVALUATION)
         with lessons.accelerator.autocast():
-            texts = asking.write_texts(lessons.teacher, prompts, new, *key, say=run.say,
-                                       folder=parts, expected=expected)  # fmt: skip
+            texts = asking.write_texts(
+                lessons.teacher, prompts, new, *key, say=run.say, folder=parts, expected=expected
+            )
         return {"texts": texts}
 
     def write() -> None:

@@ -15,8 +15,11 @@ from shared.kl import chunked_kl
 from shared.language_models.causal import LanguageModel
 from shared.training.seeding import EVALUATION, generator
 
-COMPARED = ("kl_teacher_student", "kl_student_teacher", "agreement", "cross_entropy_student",
-            "cross_entropy_teacher")  # fmt: skip
+COMPARED = tuple(
+    """
+    kl_teacher_student kl_student_teacher agreement cross_entropy_student cross_entropy_teacher
+""".split()
+)
 
 
 @torch.no_grad()
@@ -27,9 +30,11 @@ def compare(teacher: Head, student: Head, tokens: Tensor) -> Tensor:
         part = slice(start, start + POSITIONS)
         p, q, right = teacher.at(part).logits(), student.at(part).logits(), tokens[part]
         values = (
-            chunked_kl(p, q), chunked_kl(q, p), (p.argmax(-1) == q.argmax(-1)).float(),
+            chunked_kl(p, q),
+            chunked_kl(q, p),
+            (p.argmax(-1) == q.argmax(-1)).float(),
             *(F.cross_entropy(logits, right, reduction="none") for logits in (q, p)),
-        )  # fmt: skip
+        )
         rows.append(torch.stack(values, -1))
     return torch.cat(rows)
 
@@ -57,8 +62,12 @@ def mean_and_error(values: Tensor, document: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def distance(student: LanguageModel, teacher: LanguageModel, blocks: Blocks,
-             table: dict[str, Tensor] | None = None) -> dict[str, Any]:  # fmt: skip
+def distance(
+    student: LanguageModel,
+    teacher: LanguageModel,
+    blocks: Blocks,
+    table: dict[str, Tensor] | None = None,
+) -> dict[str, Any]:
     """Every quantity of COMPARED with its standard error, and perplexities.
 
     ``table`` has the teacher's hidden states of the blocks, if they are there already.
@@ -71,8 +80,9 @@ def distance(student: LanguageModel, teacher: LanguageModel, blocks: Blocks,
         of_student = Head(*student(block.tokens[:, :-1])).at(block.counts)
         of_teacher = (
             Head(table["hidden"][rows], teacher.weight)
-            if table else Head(*teacher(block.tokens[:, :-1]))
-        ).at(block.counts)  # fmt: skip
+            if table
+            else Head(*teacher(block.tokens[:, :-1]))
+        ).at(block.counts)
         parts.append(compare(of_teacher, of_student, block.tokens[:, 1:][block.counts]))
         documents.append(block.document[:, None].expand_as(block.counts)[block.counts])
     values = torch.cat(parts)

@@ -9,16 +9,21 @@ from matplotlib.ticker import FuncFormatter
 from shared.figures import save
 
 NAMES = {
-    "forward": "KL(teacher ‖ student)", "reverse": "KL(student ‖ teacher)", "js": "Jensen-Shannon",
-    "skew": "skew KL", "ce": "cross-entropy with the text",
-}  # fmt: skip
+    "forward": "KL(teacher ‖ student)",
+    "reverse": "KL(student ‖ teacher)",
+    "js": "Jensen-Shannon",
+    "skew": "skew KL",
+    "ce": "cross-entropy with the text",
+}
 
 
 def curves(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Held-out KL in both directions over training tokens, a line for each objective."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharex=True, constrained_layout=True)
-    quantities = {"kl_teacher_student": "KL(teacher ‖ student)",
-                  "kl_student_teacher": "KL(student ‖ teacher)"}  # fmt: skip
+    quantities = {
+        "kl_teacher_student": "KL(teacher ‖ student)",
+        "kl_student_teacher": "KL(student ‖ teacher)",
+    }
     for axis, (key, title) in zip(axes, quantities.items(), strict=True):
         for objective, records in runs.items():
             steps = [0, *(record["step"] for record in records)]
@@ -27,8 +32,12 @@ def curves(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
                 tokens.append(tokens[-1] + (steps[i] - steps[i - 1]) * record["tokens"] / 1000)
             values = [record[f"unseen_{key}"] for record in records]
             axis.plot(tokens[1:], values, ".-", label=NAMES[objective])
-        axis.set(title=f"{title} on held-out text", xlabel="thousand training tokens",
-                 ylabel="nats per token", yscale="log")  # fmt: skip
+        axis.set(
+            title=f"{title} on held-out text",
+            xlabel="thousand training tokens",
+            ylabel="nats per token",
+            yscale="log",
+        )
         axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axis.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axis.grid(alpha=0.3, which="both")

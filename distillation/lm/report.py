@@ -48,8 +48,12 @@ def unseen_metrics(student: LanguageModel, lessons: Lessons) -> dict[str, float]
     """Distance from the teacher on the held-out blocks, in the precision of training."""
     with lessons.accelerator.autocast():
         found = distance(student, lessons.teacher, lessons.unseen, lessons.unseen_table)
-    told = ("kl_teacher_student", "kl_teacher_student_standard_error", "kl_student_teacher",
-            "agreement", "cross_entropy_student")  # fmt: skip
+    told = tuple(
+        """
+        kl_teacher_student kl_teacher_student_standard_error kl_student_teacher agreement
+        cross_entropy_student
+    """.split()
+    )
     return {f"unseen_{name}": found[name] for name in told}
 
 
@@ -62,10 +66,20 @@ def finish(run: Run, config: Config, student: LanguageModel, lessons: Lessons) -
         measured = [line for line in records if "unseen_agreement" in line]  # all but some of TRL's
         pictures.curves({config.objective: measured}, run.folder / "pictures" / "curves.png")
     summary = {"steps": run.step, "training_seconds": seconds, "training": records[-1]}
-    leave(run.folder, run.preset, config, student, lessons.teacher, lessons.tokenizer,
-          lessons.unseen, summary)  # fmt: skip
-    run.say(f"trained in {seconds:.0f} s, all in {run.elapsed():.0f} s; "
-            f"picture in {run.folder / 'pictures'}, model in {run.folder / 'model'}")  # fmt: skip
+    leave(
+        run.folder,
+        run.preset,
+        config,
+        student,
+        lessons.teacher,
+        lessons.tokenizer,
+        lessons.unseen,
+        summary,
+    )
+    run.say(
+        f"trained in {seconds:.0f} s, all in {run.elapsed():.0f} s; "
+        f"picture in {run.folder / 'pictures'}, model in {run.folder / 'model'}"
+    )
     if config.push_to_hub:
         run.say(f"uploaded to {push(run.folder / 'model', config.push_to_hub)}")
 
@@ -110,9 +124,12 @@ def save_model(
 def card(about: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
     config = about["config"]
-    told = ("teacher", "layers", "student", "objective", "temperature", "text", "completions",
-            "on_policy", "length", "epochs", "epoch_blocks", "batch_size", "optimizer",
-            "seed")  # fmt: skip
+    told = tuple(
+        """
+        teacher layers student objective temperature text completions on_policy length epochs
+        epoch_blocks batch_size optimizer seed
+    """.split()
+    )
     options = "\n".join(f"| {name} | {config[name]} |" for name in told)
     return f"""---
 license: apache-2.0

@@ -71,9 +71,14 @@ def look_up(table: dict[str, Tensor], rows: Tensor, weight: Tensor) -> Head | To
 
 
 def write_texts(
-    model: LanguageModel, prompts: Tensor, new: int, *key: int, say: Callable[[str], None],
-    folder: Path, expected: str,
-) -> Tensor:  # fmt: skip
+    model: LanguageModel,
+    prompts: Tensor,
+    new: int,
+    *key: int,
+    say: Callable[[str], None],
+    folder: Path,
+    expected: str,
+) -> Tensor:
     """Prompts [n, p] -> [n, p + new] with tokens sampled from the model, the same for a key.
 
     A file of ``folder`` for every pass, with the fingerprint ``expected``: after an interruption

@@ -81,10 +81,13 @@ class Options:
 def config_of(options: Options) -> Config:
     """What all rows have in common; the rest are the defaults of rlhf.ppo."""
     return Config(
-        model=options.model, data=options.data, iterations=options.iterations,
-        batch_size=options.batch_size, micro_batch=options.micro_batch,
+        model=options.model,
+        data=options.data,
+        iterations=options.iterations,
+        batch_size=options.batch_size,
+        micro_batch=options.micro_batch,
         completion=options.completion,
-    )  # fmt: skip
+    )
 
 
 def measure(row: Row, config: Config) -> dict[str, float]:
@@ -93,9 +96,14 @@ def measure(row: Row, config: Config) -> dict[str, float]:
         folder, (_, changes) = Path(name), ROWS[row]
         prompts, reward = write_inputs(folder, config)
         config = replace(
-            config, **changes, prompts=str(prompts), reward=(str(reward),), gold="",
-            checkpoint_every=10**6, out=str(folder / "run"),
-        )  # fmt: skip
+            config,
+            **changes,
+            prompts=str(prompts),
+            reward=(str(reward),),
+            gold="",
+            checkpoint_every=10**6,
+            out=str(folder / "run"),
+        )
         clock = Clock(config.iterations)
         config = replace(config, iterations=1 + config.iterations)
         torch.set_flush_denormal(True)  # shared.processes.launch does so for ours
@@ -146,30 +154,39 @@ def summary(rounds: Sequence[dict[Row, dict[str, float]]]) -> list[dict[str, Any
         def median(key: str, own: Any = own) -> float:
             return statistics.median(one[key] for one in own)
 
-        table.append({
-            "row": row, "name": about.name, "n": len(rounds),
-            "samples_per_cpu_second": round(statistics.median(speeds), 3),
-            "least": round(min(speeds), 3), "most": round(max(speeds), 3),
-            "over_peer": ratio("samples_per_cpu_second"),
-            "peak_gigabytes": round(median("peak_bytes") / 1e9, 2),
-            "memory_of_peer": ratio("peak_bytes"), "trained": int(own[0]["trained"]),
-            "seconds": round(median("seconds"), 2),
-        } | {
-            phase: round(statistics.median(one[phase] / one["seconds"] for one in own), 3)
-            for phase in PHASES if phase in own[0]
-        })  # fmt: skip
+        table.append(
+            {
+                "row": row,
+                "name": about.name,
+                "n": len(rounds),
+                "samples_per_cpu_second": round(statistics.median(speeds), 3),
+                "least": round(min(speeds), 3),
+                "most": round(max(speeds), 3),
+                "over_peer": ratio("samples_per_cpu_second"),
+                "peak_gigabytes": round(median("peak_bytes") / 1e9, 2),
+                "memory_of_peer": ratio("peak_bytes"),
+                "trained": int(own[0]["trained"]),
+                "seconds": round(median("seconds"), 2),
+            }
+            | {
+                phase: round(statistics.median(one[phase] / one["seconds"] for one in own), 3)
+                for phase in PHASES
+                if phase in own[0]
+            }
+        )
     return table
 
 
 def check(options: Options) -> None:
     """UserError unless the sizes fit, the peer is there and results can be written."""
     if options.batch_size % options.micro_batch or options.micro_batch % 4:
-        raise UserError(f"--micro-batch {options.micro_batch}: must divide --batch-size "
-                        f"{options.batch_size} and be a multiple of 4")  # fmt: skip
+        raise UserError(
+            f"--micro-batch {options.micro_batch}: must divide --batch-size "
+            f"{options.batch_size} and be a multiple of 4"
+        )
     check_json(options.json)
     if not options.only and not (FOLDER / "trl").is_dir():
-        raise UserError(f"{FOLDER}: TRL {VERSION} is not there; `make bench-rlhf` puts "
-                        f"it there")  # fmt: skip
+        raise UserError(f"{FOLDER}: TRL {VERSION} is not there; `make bench-rlhf` puts it there")
 
 
 def main() -> None:
@@ -188,9 +205,15 @@ def main() -> None:
     print("\n" + markdown({"columns": describe_columns(COLUMNS), "rows": table}) + "\n" + NOTE)
     if options.json:
         write_result(
-            Path(options.json), COLUMNS, table, note=NOTE, rounds=rounds,
-            load_average=os.getloadavg(), options=asdict(options), environment=describe(),
-        )  # fmt: skip
+            Path(options.json),
+            COLUMNS,
+            table,
+            note=NOTE,
+            rounds=rounds,
+            load_average=os.getloadavg(),
+            options=asdict(options),
+            environment=describe(),
+        )
 
 
 if __name__ == "__main__":

@@ -78,8 +78,9 @@ class Clock:
         whole = {"seconds": self.seconds} | self.phases
         return {name: x / self.iterations for name, x in whole.items()} | {
             "samples_per_cpu_second": self.iterations * batch_size / self.seconds,
-            "peak_bytes": float(peak), "trained": float(trained),
-        }  # fmt: skip
+            "peak_bytes": float(peak),
+            "trained": float(trained),
+        }
 
 
 def write_inputs(folder: Path, config: Config) -> tuple[Path, Path]:
@@ -96,10 +97,14 @@ def write_inputs(folder: Path, config: Config) -> tuple[Path, Path]:
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in kept))
     torch.manual_seed(0)
     shape = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=2,
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
     shape.num_labels = 1
     LlamaForSequenceClassification(shape).save_pretrained(reward)
     tokenizer.save_pretrained(reward)
@@ -170,15 +175,24 @@ def trl_rloo(config: Config, clock: Clock) -> int:
     tokenizer = tokenizer_of(config)
     prompts = read_prompts("--prompts", config.prompts, tokenizer, PROMPT, held_out=False)
     args = RLOOConfig(
-        **common(config), max_steps=config.iterations * config.epochs,
-        max_completion_length=config.completion, num_iterations=config.epochs, beta=config.beta,
-        num_generations=GENERATIONS, top_p=1.0, top_k=0, disable_dropout=True,
-    )  # fmt: skip
+        **common(config),
+        max_steps=config.iterations * config.epochs,
+        max_completion_length=config.completion,
+        num_iterations=config.epochs,
+        beta=config.beta,
+        num_generations=GENERATIONS,
+        top_p=1.0,
+        top_k=0,
+        disable_dropout=True,
+    )
     trainer = RLOOTrainer(
-        model=model, reward_funcs=[load_reward("--reward", config.reward[0], Path(config.data))],
-        args=args, train_dataset=Dataset.from_dict({"prompt": prompts.texts}),
-        processing_class=tokenizer, callbacks=[Ticks(clock, every=config.epochs)],
+        model=model,
+        reward_funcs=[load_reward("--reward", config.reward[0], Path(config.data))],
+        args=args,
+        train_dataset=Dataset.from_dict({"prompt": prompts.texts}),
+        processing_class=tokenizer,
+        callbacks=[Ticks(clock, every=config.epochs)],
         peft_config=adapter(config, model, "CAUSAL_LM"),
-    )  # fmt: skip
+    )
     trainer.train()
     return trained_parameters(trainer.model)

@@ -75,20 +75,32 @@ def main() -> None:
     if not options.gold:
         raise UserError("--gold: name one; best-of-n is measured by it")
     start, folder = time.perf_counter(), Path(options.out)
-    config = LanguageConfig(prompts=options.prompts, completion=options.completion,
-                            gold=options.gold, data=options.data)  # fmt: skip
+    config = LanguageConfig(
+        prompts=options.prompts, completion=options.completion, gold=options.gold, data=options.data
+    )
     model, tokenizer = load_causal("--model", options.model, Path(options.data))
     task = Task(config, tokenizer, model.config, (options.reward,))
-    prompts = read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
-                           held_out=True, limit=options.count)  # fmt: skip
+    prompts = read_prompts(
+        "--prompts",
+        config.prompts,
+        tokenizer,
+        config.max_prompt,
+        held_out=True,
+        limit=options.count,
+    )
     scores = score(LanguageModel(model).eval(), task, prompts, options.samples, options.seed)
     write_json(folder / "config.json", {"application": "rlhf-best-of-n", "config": asdict(options)})
     write_json(folder / "env.json", describe())
-    write_json(folder / "summary.json", {
-        "prompts": prompts.texts, "samples": options.samples,
-        "seconds": round(time.perf_counter() - start, 1),
-        "proxy": scores[..., 0].tolist(), "gold": scores[..., 1].tolist(),
-    })  # fmt: skip
+    write_json(
+        folder / "summary.json",
+        {
+            "prompts": prompts.texts,
+            "samples": options.samples,
+            "seconds": round(time.perf_counter() - start, 1),
+            "proxy": scores[..., 0].tolist(),
+            "gold": scores[..., 1].tolist(),
+        },
+    )
     print(f"scores in {folder / 'summary.json'}")
 
 

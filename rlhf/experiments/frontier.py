@@ -37,8 +37,9 @@ def write(swept: Sequence[Swept], over: Sequence[Run], samples: Run | None, resu
     best = [] if samples is None else best_rows(samples)
     if best and samples is not None:
         about = {key: samples[key] for key in ("command", "environment", "seconds", "samples")}
-        write_result(results / "best_of_n.json", BEST_COLUMNS, best, n=len(samples["prompts"]),
-                     **about)  # fmt: skip
+        write_result(
+            results / "best_of_n.json", BEST_COLUMNS, best, n=len(samples["prompts"]), **about
+        )
     if swept:
         rows = [row_of(one) for one in swept]
         write_result(results / "frontier.json", COLUMNS, rows)
@@ -46,8 +47,9 @@ def write(swept: Sequence[Swept], over: Sequence[Run], samples: Run | None, resu
         for one in swept:
             traces.setdefault(one.method, []).extend(
                 (r["objective/kl"], r["rewards/gold/mean"])
-                for run in one.runs for r in run["records"]
-            )  # fmt: skip
+                for run in one.runs
+                for r in run["records"]
+            )
         pictures.frontier(rows, traces, best, results / "frontier.png")
     if over and samples is not None:
         series = [trained_series(over, samples), best_series(best, samples)]
@@ -59,14 +61,22 @@ def write(swept: Sequence[Swept], over: Sequence[Run], samples: Run | None, resu
 # -- frontier ------------------------------------------------------------------------------------
 
 COLUMNS = (
-    ("method", "method", ""), ("beta", "beta", "g"), ("n", "seeds", "d"),
-    ("kl", "KL(policy ‖ reference), nats per sequence", ".2f"), ("kl_spread", "±", ".2f"),
-    ("gold", "gold reward", ".3f"), ("gold_spread", "±", ".3f"),
-    ("gain", "gain, reference's sd", ".2f"), ("proxy", "proxy reward", ".2f"),
-    ("objective", "proxy gain - β KL", ".2f"), ("objective_spread", "±", ".2f"),
-    ("length", "tokens", ".1f"), ("ended", "ended by itself", ".0%"),
-    ("examples", "completions or pairs", ",d"), ("seconds", "training, s", ".0f"),
-)  # fmt: skip
+    ("method", "method", ""),
+    ("beta", "beta", "g"),
+    ("n", "seeds", "d"),
+    ("kl", "KL(policy ‖ reference), nats per sequence", ".2f"),
+    ("kl_spread", "±", ".2f"),
+    ("gold", "gold reward", ".3f"),
+    ("gold_spread", "±", ".3f"),
+    ("gain", "gain, reference's sd", ".2f"),
+    ("proxy", "proxy reward", ".2f"),
+    ("objective", "proxy gain - β KL", ".2f"),
+    ("objective_spread", "±", ".2f"),
+    ("length", "tokens", ".1f"),
+    ("ended", "ended by itself", ".0%"),
+    ("examples", "completions or pairs", ",d"),
+    ("seconds", "training, s", ".0f"),
+)
 
 
 def row_of(one: Swept) -> dict[str, Any]:
@@ -82,22 +92,32 @@ def row_of(one: Swept) -> dict[str, Any]:
     ]
     first = one.runs[0]
     return {
-        "method": one.method, "beta": one.beta, "n": len(told), "command": one.command,
-        "environment": first["environment"], "threads": first["threads"],
+        "method": one.method,
+        "beta": one.beta,
+        "n": len(told),
+        "command": one.command,
+        "environment": first["environment"],
+        "threads": first["threads"],
         "prompts": told[0]["prompts"],
-        "kl": mean(kl), "kl_spread": _spread(kl), "kl_values": kl,
+        "kl": mean(kl),
+        "kl_spread": _spread(kl),
+        "kl_values": kl,
         "kl_standard_errors": [e["kl_standard_error"] for e in told],
-        "gold": mean(gold), "gold_spread": _spread(gold), "gold_values": gold,
+        "gold": mean(gold),
+        "gold_spread": _spread(gold),
+        "gold_values": gold,
         "gold_standard_errors": [e["policy"]["gold"]["standard_error"] for e in told],
-        "reference_gold": before, "reference_gold_sd": spread,
+        "reference_gold": before,
+        "reference_gold_sd": spread,
         "gain": (mean(gold) - before) / spread,
         "proxy": mean(ours["mean"] for ours, _ in proxies) if proxies else None,
-        "objective": mean(reached) if reached else None, "objective_spread": _spread(reached),
+        "objective": mean(reached) if reached else None,
+        "objective_spread": _spread(reached),
         "length": mean(e["policy"]["length"] for e in told),
         "ended": mean(e["policy"]["eos_rate"] for e in told),
         "examples": first["steps"] * first["config"]["batch_size"],
         "seconds": mean(run["training_seconds"] for run in one.runs),
-    }  # fmt: skip
+    }
 
 
 def proxies_of(told: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]] | None:
@@ -117,11 +137,13 @@ def _spread(values: Sequence[float]) -> float | None:
 # -- best of n -----------------------------------------------------------------------------------
 
 BEST_COLUMNS = (
-    ("best_of", "n", "d"), ("kl", "KL, nats (bound)", ".2f"),
-    ("gold", "gold reward, best by proxy", ".3f"), ("gold_standard_error", "±", ".3f"),
+    ("best_of", "n", "d"),
+    ("kl", "KL, nats (bound)", ".2f"),
+    ("gold", "gold reward, best by proxy", ".3f"),
+    ("gold_standard_error", "±", ".3f"),
     ("gold_by_gold", "gold reward, best by gold", ".3f"),
     ("proxy", "proxy reward, best by proxy", ".2f"),
-)  # fmt: skip
+)
 
 
 def scores_of(samples: Run) -> tuple[Tensor, Tensor]:
@@ -136,22 +158,33 @@ def best_rows(samples: Run) -> list[dict[str, Any]]:
     rows = []
     for n in (2**i for i in range(proxy.shape[1].bit_length())):
         by_proxy, error = mean_and_error(best_of_n(proxy, gold, n))
-        rows.append({
-            "best_of": n, "kl": best_of_n_kl(n), "gold": by_proxy, "gold_standard_error": error,
-            "gold_by_gold": best_of_n(gold, gold, n).mean().item(),
-            "proxy": best_of_n(proxy, proxy, n).mean().item(),
-        })  # fmt: skip
+        rows.append(
+            {
+                "best_of": n,
+                "kl": best_of_n_kl(n),
+                "gold": by_proxy,
+                "gold_standard_error": error,
+                "gold_by_gold": best_of_n(gold, gold, n).mean().item(),
+                "proxy": best_of_n(proxy, proxy, n).mean().item(),
+            }
+        )
     return rows
 
 
 # -- over-optimisation ---------------------------------------------------------------------------
 
 FIT_COLUMNS = (
-    ("method", "method", ""), ("reward", "reward", ""), ("alpha", "alpha", ".3f"),
-    ("beta", "beta", ".3f"), ("r_squared", "R²", ".3f"), ("peak_told", "peak at d*", ""),
-    ("farthest", "largest d seen", ".2f"), ("points", "points", "d"), ("n", "seeds", "d"),
+    ("method", "method", ""),
+    ("reward", "reward", ""),
+    ("alpha", "alpha", ".3f"),
+    ("beta", "beta", ".3f"),
+    ("r_squared", "R²", ".3f"),
+    ("peak_told", "peak at d*", ""),
+    ("farthest", "largest d seen", ".2f"),
+    ("points", "points", "d"),
+    ("n", "seeds", "d"),
     ("seconds", "seconds", ".0f"),
-)  # fmt: skip
+)
 
 
 class Series(NamedTuple):
@@ -166,9 +199,13 @@ class Series(NamedTuple):
 
 
 def _series(
-    what: str, method: Method, kl: Sequence[float], rewards: dict[str, list[float]],
-    samples: Run, about: dict[str, Any],
-) -> Series:  # fmt: skip
+    what: str,
+    method: Method,
+    kl: Sequence[float],
+    rewards: dict[str, list[float]],
+    samples: Run,
+    about: dict[str, Any],
+) -> Series:
     d = _wide(kl).clamp(min=0).sqrt()  # below 0 by rounding at first
     scaled = {}
     for name, reference in zip(("proxy", "gold"), scores_of(samples), strict=True):
@@ -183,19 +220,25 @@ def trained_series(over: Sequence[Run], samples: Run) -> Series:
     records = [(run["config"]["reward"][0], r) for run in over for r in run["records"]]
     kept = {name: over[0][name] for name in ("command", "environment")}
     return _series(
-        "PPO, beta 0", "rl", [r["objective/kl"] for _, r in records],
-        {"proxy": [r[f"rewards/{name}/mean"] for name, r in records],
-         "gold": [r["rewards/gold/mean"] for _, r in records]},
-        samples, kept | {"n": len(over), "seconds": mean(r["training_seconds"] for r in over)},
-    )  # fmt: skip
+        "PPO, beta 0",
+        "rl",
+        [r["objective/kl"] for _, r in records],
+        {
+            "proxy": [r[f"rewards/{name}/mean"] for name, r in records],
+            "gold": [r["rewards/gold/mean"] for _, r in records],
+        },
+        samples,
+        kept | {"n": len(over), "seconds": mean(r["training_seconds"] for r in over)},
+    )
 
 
 def best_series(best: Sequence[dict[str, Any]], samples: Run) -> Series:
     """Best of n by the proxy."""
     kept = {name: samples[name] for name in ("command", "environment", "seconds")}
     rewards = {name: [row[name] for row in best] for name in ("proxy", "gold")}
-    return _series("best of n", "bon", [row["kl"] for row in best], rewards, samples,
-                   kept | {"n": 1})  # fmt: skip
+    return _series(
+        "best of n", "bon", [row["kl"] for row in best], rewards, samples, kept | {"n": 1}
+    )
 
 
 def fit_rows(series: Series) -> list[dict[str, Any]]:
@@ -204,12 +247,20 @@ def fit_rows(series: Series) -> list[dict[str, Any]]:
     rows = []
     for name, found in series.fits.items():
         peak = peak_within(found, farthest)
-        rows.append({
-            "method": series.what, "reward": name, "alpha": found.alpha, "beta": found.beta,
-            "r_squared": found.r_squared, "peak": peak,
-            "peak_told": NONE_SEEN if peak is None else f"{peak:.2f}", "farthest": farthest,
-            "points": len(series.d), **series.about,
-        })  # fmt: skip
+        rows.append(
+            {
+                "method": series.what,
+                "reward": name,
+                "alpha": found.alpha,
+                "beta": found.beta,
+                "r_squared": found.r_squared,
+                "peak": peak,
+                "peak_told": NONE_SEEN if peak is None else f"{peak:.2f}",
+                "farthest": farthest,
+                "points": len(series.d),
+                **series.about,
+            }
+        )
     return rows
 
 

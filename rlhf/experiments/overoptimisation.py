@@ -43,8 +43,10 @@ def best_of_n(proxy: Tensor, reward: Tensor, n: int) -> Tensor:
         ValueError: shapes that differ or are not [prompts, N]; n out of range; NaN in ``proxy``.
     """
     if proxy.dim() != 2 or proxy.shape != reward.shape:
-        raise ValueError(f"proxy and reward must both be [prompts, N], got {list(proxy.shape)} "
-                         f"and {list(reward.shape)}")  # fmt: skip
+        raise ValueError(
+            f"proxy and reward must both be [prompts, N], got {list(proxy.shape)} "
+            f"and {list(reward.shape)}"
+        )
     many = proxy.shape[1]
     if not 1 <= n <= many:
         raise ValueError(f"n must be between 1 and the {many} samples of a prompt, got {n}")

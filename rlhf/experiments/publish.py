@@ -96,7 +96,13 @@ def _measure_policy(folder: Path, about: Mapping[str, Any]) -> Told:
     config = ppo.Config(**_options(about))
     policy, tokenizer, _ = policies.load_policy(str(folder), Path(config.data))
     task = Task(config, tokenizer, policy.model.config, config.reward, config.temperature)
-    prompts = read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
-                           held_out=True, limit=config.evaluation_prompts)  # fmt: skip
+    prompts = read_prompts(
+        "--prompts",
+        config.prompts,
+        tokenizer,
+        config.max_prompt,
+        held_out=True,
+        limit=config.evaluation_prompts,
+    )
     metrics = evaluate(policy, task, prompts)
     return metrics, report.card(about["preset"], config, metrics)

@@ -41,8 +41,11 @@ SAMPLES = 32  # completions of the reference per prompt: the largest n of best-o
 PROMPTS = 64
 STUDY = "study"  # no run: it takes seconds and writes its own tables
 PUBLISHED = "ppo-beta0.1-seed0"  # the policy that is committed
-SHOWN = (("prompt", "held-out prompt", ""), ("reference", "reference", ""),
-         ("policy", "policy", ""))  # fmt: skip
+SHOWN = (
+    ("prompt", "held-out prompt", ""),
+    ("reference", "reference", ""),
+    ("policy", "policy", ""),
+)
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,11 @@ def rows_of(seeds: int) -> dict[str, Row]:
         "reward": Row("rlhf.reward", "default", 1),
         "best-of-n": Row("rlhf.experiments.best_of_n", many, 1),
     }
-    swept = (("PPO", "ppo", against, PPO_BETAS), ("DPO", "dpo", "default", DPO_BETAS),
-             ("RLOO", "rloo", against, RLOO_BETAS))  # fmt: skip
+    swept = (
+        ("PPO", "ppo", against, PPO_BETAS),
+        ("DPO", "dpo", "default", DPO_BETAS),
+        ("RLOO", "rloo", against, RLOO_BETAS),
+    )
     for method, program, arguments, betas in swept:
         for beta in betas:
             found[f"{program}-beta{beta:g}"] = Row(
@@ -93,10 +99,15 @@ def rows_of(seeds: int) -> dict[str, Row]:
     separate = f"{against} --beta {SEPARATE_BETA:g} --critic separate"
     return found | {
         "separate": Row("rlhf.ppo", separate, seeds, "PPO, separate critic", SEPARATE_BETA),
-        "trl": Row("rlhf.experiments.trl_ppo", f"{against} --beta {SEPARATE_BETA:g}", seeds,
-                   f"PPO of TRL {trl_ppo.VERSION}", SEPARATE_BETA),
+        "trl": Row(
+            "rlhf.experiments.trl_ppo",
+            f"{against} --beta {SEPARATE_BETA:g}",
+            seeds,
+            f"PPO of TRL {trl_ppo.VERSION}",
+            SEPARATE_BETA,
+        ),
         "over": Row("rlhf.ppo", over, min(seeds, OVER_SEEDS)),
-    }  # fmt: skip
+    }
 
 
 def runs_of(name: str, row: Row) -> list[str]:
@@ -111,8 +122,10 @@ def known(row: Row, seed: int, run: str) -> dict[str, Any] | None:
 
     def more(folder: Path) -> dict[str, Any]:
         lines = [r for r in read_metrics(folder) if "objective/kl" in r]
-        kept = [{k: x for k, x in r.items() if k == "objective/kl" or k.startswith("rewards/")}
-                for r in lines]  # fmt: skip
+        kept = [
+            {k: x for k, x in r.items() if k == "objective/kl" or k.startswith("rewards/")}
+            for r in lines
+        ]
         config = json.loads((folder / "config.json").read_text())["config"]
         return {"config": config, "records": kept}
 
@@ -131,9 +144,11 @@ def train(rows: Mapping[str, Row], only: str, missing: bool = False) -> None:
     chosen = [
         (row, seed, run)
         for seed in range(max(row.seeds for row in rows.values()))
-        for name, row in rows.items() if seed < row.seeds
-        for run in [runs_of(name, row)[seed]] if run.startswith(only)
-    ]  # fmt: skip
+        for name, row in rows.items()
+        if seed < row.seeds
+        for run in [runs_of(name, row)[seed]]
+        if run.startswith(only)
+    ]
     wants_study = STUDY.startswith(only)
     if not chosen and not wants_study:
         raise UserError(f"--only {only}: no run's name begins so; {', '.join([*rows, STUDY])}")
@@ -163,8 +178,9 @@ def collect(rows: Mapping[str, Row]) -> None:
     """
     found = {
         run: known(row, seed, run)
-        for name, row in rows.items() for seed, run in enumerate(runs_of(name, row))
-    }  # fmt: skip
+        for name, row in rows.items()
+        for seed, run in enumerate(runs_of(name, row))
+    }
     there = {run: came_to for run, came_to in found.items() if came_to}
     wanted = {name: runs_of(name, row) for name, row in rows.items()}
     runs = {
@@ -172,10 +188,12 @@ def collect(rows: Mapping[str, Row]) -> None:
         for name in complete(wanted, RUNS, there.__contains__)
     }
     swept = [
-        frontier.Swept(row.method, row.beta, f"python -m {row.program} {row.command('SEED')}",
-                       runs[name])
-        for name, row in rows.items() if row.method and name in runs
-    ]  # fmt: skip
+        frontier.Swept(
+            row.method, row.beta, f"python -m {row.program} {row.command('SEED')}", runs[name]
+        )
+        for name, row in rows.items()
+        if row.method and name in runs
+    ]
     samples = runs["best-of-n"][0] if "best-of-n" in runs else None
     frontier.write(swept, runs.get("over", []), samples, RESULTS)
     if is_finished(RUNS / PUBLISHED):

@@ -65,8 +65,12 @@ def gradient_errors(scheme: Scheme) -> dict[str, float]:
         # k1 as a loss: rounding of zero has no direction.
         aligned = found.norm() > 1e-12 * right.norm()
         cosines.append(((found * right).sum() / product).item() if aligned else 0.0)
-    return {"error": median(errors), "least": min(errors), "most": max(errors),
-            "cosine": median(cosines)}  # fmt: skip
+    return {
+        "error": median(errors),
+        "least": min(errors),
+        "most": max(errors),
+        "cosine": median(cosines),
+    }
 
 
 class Bandit(NamedTuple):
@@ -107,10 +111,13 @@ def optimise(scheme: Scheme, problem: Bandit) -> dict[str, Any]:
             up - BETA * expected_gradient(scheme, logits, problem.reference, 1)
         )
     reached = problem.objective(logits)
-    return {"objective": reached, "lost": problem.best - reached,
-            "kl": kl_from_logits(logits, problem.reference).item(),
-            "kl_optimum": kl_from_logits(logits, problem.optimum).item(),
-            "curve": [*curve, (STEPS, reached)]}  # fmt: skip
+    return {
+        "objective": reached,
+        "lost": problem.best - reached,
+        "kl": kl_from_logits(logits, problem.reference).item(),
+        "kl_optimum": kl_from_logits(logits, problem.optimum).item(),
+        "curve": [*curve, (STEPS, reached)],
+    }
 
 
 def at_distance(nats: float, seed: int) -> Paths:
@@ -139,16 +146,23 @@ def moments(kind: str, at: Paths) -> tuple[float, float, float]:
 
 
 COLUMNS = (
-    ("estimate", "estimate", ""), ("place", "where", ""), ("error", "gradient error", ".1e"),
-    ("least", "least", ".1e"), ("most", "most", ".1e"), ("cosine", "cosine", "+.3f"),
-    ("objective", "objective", ".4f"), ("kl", "KL(π ‖ ref)", ".4f"),
+    ("estimate", "estimate", ""),
+    ("place", "where", ""),
+    ("error", "gradient error", ".1e"),
+    ("least", "least", ".1e"),
+    ("most", "most", ".1e"),
+    ("cosine", "cosine", "+.3f"),
+    ("objective", "objective", ".4f"),
+    ("kl", "KL(π ‖ ref)", ".4f"),
     ("kl_optimum", "KL(π ‖ π*)", ".1e"),
-)  # fmt: skip
+)
 VALUE_COLUMNS = (
-    ("nats", "KL, nats per sequence", "g"), ("estimate", "estimate", ""),
+    ("nats", "KL, nats per sequence", "g"),
+    ("estimate", "estimate", ""),
     ("bias", "size of the bias / KL", ".4f"),
-    ("deviation", "standard deviation / KL", ".3f"), ("negative", "below 0", ".1%"),
-)  # fmt: skip
+    ("deviation", "standard deviation / KL", ".3f"),
+    ("negative", "below 0", ".1%"),
+)
 
 
 def scheme_table(problem: Bandit) -> list[dict[str, Any]]:
@@ -159,8 +173,12 @@ def scheme_table(problem: Bandit) -> list[dict[str, Any]]:
         | optimise(scheme, problem)
         for scheme in SCHEMES
     ]
-    optimum = {"estimate": "π* ∝ ref exp(r / β)", "objective": problem.best, "kl_optimum": 0.0,
-               "kl": kl_from_logits(problem.optimum, problem.reference).item()}  # fmt: skip
+    optimum = {
+        "estimate": "π* ∝ ref exp(r / β)",
+        "objective": problem.best,
+        "kl_optimum": 0.0,
+        "kl": kl_from_logits(problem.optimum, problem.reference).item(),
+    }
     return [*rows, optimum]
 
 

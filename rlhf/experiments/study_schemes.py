@@ -100,8 +100,11 @@ class Scheme(NamedTuple):
 SCHEMES = (
     Scheme("k1", "reward", in_reward("k1")),
     # A state's own exact KL is differentiated, the later ones are in the reward of its token.
-    Scheme("exact", "loss and reward",
-           lambda at: rao_blackwell_kl(at.p_logits, at.q_logits, logp=at.logp)),
+    Scheme(
+        "exact",
+        "loss and reward",
+        lambda at: rao_blackwell_kl(at.p_logits, at.q_logits, logp=at.logp),
+    ),
     # A token's own k2 is differentiated, the later k1 are in its reward.
     Scheme("k2, later k1", "loss and reward", lambda at: sequence_kl_surrogate(at.logp, at.logq)),
     Scheme("k2", "loss", lambda at: kl_loss(at.logp, at.logq, "reverse").sum(-1)),
@@ -112,7 +115,7 @@ SCHEMES = (
     Scheme("k2", "reward", in_reward("k2")),
     Scheme("k3", "reward", in_reward("k3")),
     Scheme("exact", "reward", in_reward("exact")),
-)  # fmt: skip
+)
 
 
 def expected_gradient(scheme: Scheme, p_table: Tensor, q_table: Tensor, length: int) -> Tensor:

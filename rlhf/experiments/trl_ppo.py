@@ -43,11 +43,13 @@ from shared.run.run import Run
 
 VERSION = "1.12.0"
 FOLDER = Path(".venv-trl-1.12")  # of this TRL alone; the rest is that of requirements.txt
-TAKEN = {"model", "lora", "lora_targets", "prompts", "max_prompt", "completion", "gold",
-         "evaluation_prompts", "reward", "aggregate", "uwo", "normalise", "reward_clip",
-         "missing_eos", "beta", "iterations", "batch_size", "epochs", "micro_batch", "lr",
-         "value_lr", "temperature", "clip", "value_clip", "gamma", "lam", "seed", "out",
-         "data"}  # fmt: skip
+TAKEN = set(
+    """
+    model lora lora_targets prompts max_prompt completion gold evaluation_prompts reward
+    aggregate uwo normalise reward_clip missing_eos beta iterations batch_size epochs
+    micro_batch lr value_lr temperature clip value_clip gamma lam seed out data
+""".split()
+)
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,15 @@ class PeerConfig(Config):
     def conflicts(self) -> list[str]:
         """Options that this trainer lacks."""
         changed = (f.name for f in fields(self) if getattr(self, f.name) != f.default)
-        told = [f"--{name.replace('_', '-')}: TRL's trainer has no such option here"
-                for name in changed if name not in TAKEN]  # fmt: skip
+        told = [
+            f"--{name.replace('_', '-')}: TRL's trainer has no such option here"
+            for name in changed
+            if name not in TAKEN
+        ]
         if self.batch_size % self.micro_batch:
-            told.append(f"--micro-batch {self.micro_batch}: must divide --batch-size "
-                        f"{self.batch_size}")  # fmt: skip
+            told.append(
+                f"--micro-batch {self.micro_batch}: must divide --batch-size {self.batch_size}"
+            )
         return told
 
 
@@ -82,8 +88,10 @@ def peer() -> Any:
     import trl  # seconds to import
 
     if trl.__version__ != VERSION:
-        raise UserError(f"the PPO trainer is in TRL {VERSION}, found {trl.__version__}; `make "
-                        f"{FOLDER}/ready`, then PYTHONPATH={FOLDER}")  # fmt: skip
+        raise UserError(
+            f"the PPO trainer is in TRL {VERSION}, found {trl.__version__}; `make "
+            f"{FOLDER}/ready`, then PYTHONPATH={FOLDER}"
+        )
     return importlib.import_module("trl.experimental.ppo.ppo_trainer")
 
 
@@ -120,9 +128,13 @@ def common(config: Config) -> dict[str, Any]:
 
 
 def make_trainer(
-    config: Config, tokenizer: PreTrainedTokenizerBase, prompts: Prompts, reward: nn.Module,
-    callback: TrainerCallback, value_lr: float = 0.0,
-) -> Any:  # fmt: skip
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompts,
+    reward: nn.Module,
+    callback: TrainerCallback,
+    value_lr: float = 0.0,
+) -> Any:
     """TRL's trainer with our sizes; its critic starts as the policy's model with a head of zeros.
 
     Args:
@@ -142,23 +154,37 @@ def make_trainer(
     if value_lr:  # as in rlhf.state, but for the epsilon: the critic's gradients are small
         of_policy = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(
-            [{"params": of_policy, "lr": config.lr, "eps": 1e-5},
-             {"params": critic.parameters(), "lr": value_lr}]
-        )  # fmt: skip
+            [
+                {"params": of_policy, "lr": config.lr, "eps": 1e-5},
+                {"params": critic.parameters(), "lr": value_lr},
+            ]
+        )
     args = module.PPOConfig(
-        **common(config), total_episodes=config.iterations * config.batch_size,
-        response_length=config.completion, stop_token="eos", num_ppo_epochs=config.epochs,
-        local_rollout_forward_batch_size=config.micro_batch, kl_coef=config.beta,
-        cliprange=config.clip, cliprange_value=config.value_clip, gamma=config.gamma,
-        lam=config.lam, num_sample_generations=0,
-    )  # fmt: skip
+        **common(config),
+        total_episodes=config.iterations * config.batch_size,
+        response_length=config.completion,
+        stop_token="eos",
+        num_ppo_epochs=config.epochs,
+        local_rollout_forward_batch_size=config.micro_batch,
+        kl_coef=config.beta,
+        cliprange=config.clip,
+        cliprange_value=config.value_clip,
+        gamma=config.gamma,
+        lam=config.lam,
+        num_sample_generations=0,
+    )
     with quiet_peft():
         return module.PPOTrainer(
-            args=args, processing_class=tokenizer, model=model, ref_model=None,
-            reward_model=reward, value_model=critic, callbacks=[callback],
+            args=args,
+            processing_class=tokenizer,
+            model=model,
+            ref_model=None,
+            reward_model=reward,
+            value_model=critic,
+            callbacks=[callback],
             train_dataset=Dataset.from_dict({"input_ids": prompts.tokens}),
             optimizers=(optimizer, None),
-        )  # fmt: skip
+        )
 
 
 class Rewarded(nn.Module):
@@ -220,8 +246,9 @@ def train(preset: str, config: PeerConfig) -> None:
     shape = AutoConfig.from_pretrained(locate(config.model, Path(config.data)))
     task = Task(config, tokenizer, shape, config.reward, config.temperature)
     rewarded = Rewarded(config, task, module.get_reward)
-    prompts = read_prompts("--prompts", config.prompts, tokenizer, config.max_prompt,
-                           held_out=False)  # fmt: skip
+    prompts = read_prompts(
+        "--prompts", config.prompts, tokenizer, config.max_prompt, held_out=False
+    )
     run = Run("rlhf-trl-ppo", preset, config, accelerator)
     interrupt.uninstall()  # this trainer writes no checkpoint that it could go on from
     record = Record(run, rewarded)

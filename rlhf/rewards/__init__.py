@@ -77,8 +77,10 @@ def call(
             completion, or a value that is no finite number; it is named, with the row.
     """
     asked = columns | {
-        "prompts": prompts, "completions": completions, "completion_ids": completion_ids,
-    }  # fmt: skip
+        "prompts": prompts,
+        "completions": completions,
+        "completion_ids": completion_ids,
+    }
     found = []
     for reward, name in zip(rewards, names, strict=True):
         try:

@@ -61,8 +61,11 @@ class RewardModel:
         rows = [self._tokens(text) for text in texts]
         if (most := max(map(len, rows), default=0)) > self.longest:
             raise UserError(f"{self.what}: reads at most {self.longest} tokens, a text has {most}")
-        return [score for i in range(0, len(rows), self.batch_size)
-                for score in self._scores(rows[i : i + self.batch_size])]  # fmt: skip
+        return [
+            score
+            for i in range(0, len(rows), self.batch_size)
+            for score in self._scores(rows[i : i + self.batch_size])
+        ]
 
     def _tokens(self, text: str) -> list[int]:
         """Ended as TRL's RewardTrainer ends what it trains on, if the tokenizer does not."""
@@ -107,9 +110,11 @@ def load_reward_model(what: str, source: str, root: Path) -> RewardModel:
         raise
     except Exception as error:  # the Hub, its HTTP client, transformers, PEFT raise their own
         reason = first_line(error)
-        problem = "cannot be read as a reward model" if Path(source).is_dir() else (
-            "is no folder, and the Hub gives no model under this name"
-        )  # fmt: skip
+        problem = (
+            "cannot be read as a reward model"
+            if Path(source).is_dir()
+            else ("is no folder, and the Hub gives no model under this name")
+        )
         raise UserError(f"{what}: {problem} ({reason})") from error
     finally:
         logging.set_verbosity(verbosity)

@@ -21,6 +21,6 @@ def pack(package: str, folder: Path) -> Path:
     subprocess.run(
         [npm, "pack", package, "--silent", "--pack-destination", str(folder)],
         check=True, capture_output=True, timeout=300,
-    )  # fmt: skip
+    )
     (archive,) = folder.glob("*.tgz")
     return archive

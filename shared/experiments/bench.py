@@ -31,8 +31,13 @@ def measure_alone(
     """
     command = [sys.executable, "-m", program, "--only", row]
     command += [word for name, value in options.items() for word in (option(name), str(value))]
-    child = subprocess.run(command, env={**os.environ, **ONE_THREAD, **env},
-                           capture_output=True, text=True, check=False)  # fmt: skip
+    child = subprocess.run(
+        command,
+        env={**os.environ, **ONE_THREAD, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if child.returncode:
         said = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
         raise UserError(f"{row}: {said[-1].removeprefix(f'{program}: error: ')}")

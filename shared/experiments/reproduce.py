@@ -54,8 +54,9 @@ def make_all_sure(runs: Sequence[tuple[str, str, Path]], jobs: int) -> None:
         UserError: a run failed; those under way go on to their end, no other is started.
     """
     alone: dict[str, Any] = {
-        "env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL,
-    }  # fmt: skip
+        "env": os.environ | {"OMP_NUM_THREADS": "1"},
+        "stdout": subprocess.DEVNULL,
+    }
     pool = ThreadPoolExecutor(jobs)
     try:
         for job in as_completed([pool.submit(make_sure, *run, **alone) for run in runs]):

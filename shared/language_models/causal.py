@@ -56,9 +56,11 @@ def load_causal(
             )
     except Exception as error:  # the Hub, its HTTP client, transformers each raise their own
         reason = first_line(error)
-        what = "cannot be read" if Path(source).is_dir() else (
-            "is no folder, and the Hub gives no model under this name"
-        )  # fmt: skip
+        what = (
+            "cannot be read"
+            if Path(source).is_dir()
+            else ("is no folder, and the Hub gives no model under this name")
+        )
         raise UserError(f"{option} {name}: {what} ({reason})") from error
     return model, tokenizer
 
@@ -139,9 +141,11 @@ class LanguageModel(nn.Module):
         states = self.weight.new_zeros(n, new, self.weight.shape[1])
         if not n:  # a process without rows; attention takes no empty batch
             return tokens, states
-        seen = torch.ones_like(tokens) if attention is None else torch.cat(
-            [attention.long(), tokens.new_ones(n, new)], 1
-        )  # fmt: skip
+        seen = (
+            torch.ones_like(tokens)
+            if attention is None
+            else torch.cat([attention.long(), tokens.new_ones(n, new)], 1)
+        )
         place = positions(seen)
         stops = tokens.new_tensor(list(ends))
         ended = tokens.new_zeros(n, dtype=torch.bool)
@@ -152,9 +156,12 @@ class LanguageModel(nn.Module):
             self.trunk.eval()  # in training mode layers that recompute would drop the cache
             for end, uniform in enumerate(uniforms.T, p):
                 out = self.trunk(
-                    input_ids=tokens[:, start:end], past_key_values=cache, use_cache=True,
-                    attention_mask=seen[:, :end], position_ids=place[:, start:end],
-                )  # fmt: skip
+                    input_ids=tokens[:, start:end],
+                    past_key_values=cache,
+                    use_cache=True,
+                    attention_mask=seen[:, :end],
+                    position_ids=place[:, start:end],
+                )
                 states[:, end - p] = out.last_hidden_state[:, -1]
                 logits = out.last_hidden_state[:, -1].to(weight.dtype) @ weight
                 cumulated = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
@@ -194,9 +201,10 @@ def computing_type_once(model: nn.Module, device: torch.device) -> Iterator[torc
         return
     dtype = torch.get_autocast_dtype(device.type)
     frozen = [
-        part.weight for part in model.modules()
+        part.weight
+        for part in model.modules()
         if isinstance(part, nn.Linear) and not part.weight.requires_grad
-    ]  # fmt: skip
+    ]
     kept = [weight.data for weight in frozen]
     try:
         for weight in frozen:

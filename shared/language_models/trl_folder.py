@@ -101,10 +101,13 @@ class InOurFolder(TrainerCallback):
             for file in written.iterdir():
                 file.rename(folder / file.name)
             progress = {
-                "step": state.global_step, "last_step": state.max_steps,
-                "records": self.run.records, "seconds": round(self.run.elapsed(), 3),
-                "num_tokens": self.tokens, "processes": world_size(),
-            }  # fmt: skip
+                "step": state.global_step,
+                "last_step": state.max_steps,
+                "records": self.run.records,
+                "seconds": round(self.run.elapsed(), 3),
+                "num_tokens": self.tokens,
+                "processes": world_size(),
+            }
             write_json(folder / "progress.json", progress)
 
         def keep() -> None:

@@ -76,8 +76,10 @@ def start(config: RunConfig, cpu: bool = False) -> Accelerator:
     )
     asked, started = os.environ.get(ASKED, ""), accelerator.num_processes
     if asked not in ("", str(started)):
-        raise UserError(f"{asked} processes were asked for, {started} started; on CPUs torchrun "
-                        f"starts them, as in make NPROC={asked} LAUNCH=cpu")  # fmt: skip
+        raise UserError(
+            f"{asked} processes were asked for, {started} started; on CPUs torchrun "
+            f"starts them, as in make NPROC={asked} LAUNCH=cpu"
+        )
     if plugin := accelerator.state.deepspeed_plugin:
         # DeepSpeed insists on the value and only counts with it: batches are tensors here.
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1

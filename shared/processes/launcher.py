@@ -48,8 +48,10 @@ class Machines:
         if not rank.isdecimal() or int(rank) >= int(count):
             raise UserError(f"NODE_RANK={rank}: must be one of 0 to {int(count) - 1}")
         if int(count) > 1 and not (address and "NODE_RANK" in given):
-            raise UserError(f"NNODES={count}: needs MASTER_ADDR, a name of the first machine, and "
-                            f"NODE_RANK, 0 on the first")  # fmt: skip
+            raise UserError(
+                f"NNODES={count}: needs MASTER_ADDR, a name of the first machine, and "
+                f"NODE_RANK, 0 on the first"
+            )
         return cls(int(count), int(rank), address, given.get("MASTER_PORT", "29500"))
 
 
@@ -77,16 +79,22 @@ def launch(count: str, how: str, program: list[str]) -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
         where = ["--standalone"]
         if machines.count > 1:
-            where = [f"--nnodes={machines.count}", f"--node_rank={machines.rank}",
-                     f"--master_addr={machines.address}",
-                     f"--master_port={machines.port}"]  # fmt: skip
+            where = [
+                f"--nnodes={machines.count}",
+                f"--node_rank={machines.rank}",
+                f"--master_addr={machines.address}",
+                f"--master_port={machines.port}",
+            ]
         torchrun.main([*where, f"--nproc_per_node={own}", "-m", *program])
     else:
         where = [f"--config_file={CONFIGURATIONS / how}.yaml", f"--num_processes={count}"]
         if machines.count > 1:
-            where += [f"--num_machines={machines.count}", f"--machine_rank={machines.rank}",
-                      f"--main_process_ip={machines.address}",
-                      f"--main_process_port={machines.port}"]  # fmt: skip
+            where += [
+                f"--num_machines={machines.count}",
+                f"--machine_rank={machines.rank}",
+                f"--main_process_ip={machines.address}",
+                f"--main_process_port={machines.port}",
+            ]
         launch_command(launch_command_parser().parse_args([*where, "-m", *program]))
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-_PACKAGES = (
-    "torch", "torchvision", "accelerate", "transformers", "trl", "gymnasium", "mujoco", "numpy",
-    "safetensors",
-)  # fmt: skip
+_PACKAGES = tuple(
+    """
+    torch torchvision accelerate transformers trl gymnasium mujoco numpy safetensors
+""".split()
+)
 
 
 def describe() -> dict[str, Any]:

@@ -26,9 +26,11 @@ def open_run(
     resume = str(named if named.parent == folder / "checkpoints" else folder)
     if not started:  # what an interrupted start left behind
         on_main(accelerator, lambda: shutil.rmtree(folder, ignore_errors=True))
-    config = replace(config, out="", resume=resume) if started else replace(
-        config, out=str(folder), resume=""
-    )  # fmt: skip
+    config = (
+        replace(config, out="", resume=resume)
+        if started
+        else replace(config, out=str(folder), resume="")
+    )
     run = Run(app, preset, config, accelerator)
     if not has_checkpoint:  # nothing to restore, and lines of steps that are taken anew
         on_main(accelerator, lambda: keep_metrics(folder, 0))

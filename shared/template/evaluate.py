@@ -78,8 +78,10 @@ def main() -> None:
     metrics = unseen_metrics(model, data)
     print(headline(metrics))
     if options.json:
-        write_json(Path(options.json), {"model": options.model, "metrics": metrics,
-                                        "environment": describe()})  # fmt: skip
+        write_json(
+            Path(options.json),
+            {"model": options.model, "metrics": metrics, "environment": describe()},
+        )
 
 
 if __name__ == "__main__":

@@ -67,8 +67,10 @@ def main() -> None:
         raise UserError("which name? make new-app NAME=...")
     name = sys.argv[1]
     create(name, Path())
-    print(f"{name}/ is there: make train-{name} PRESET=smoke, then {name}/README.md; "
-          f"its tests: .venv/bin/pytest tests/{name}")  # fmt: skip
+    print(
+        f"{name}/ is there: make train-{name} PRESET=smoke, then {name}/README.md; "
+        f"its tests: .venv/bin/pytest tests/{name}"
+    )
 
 
 if __name__ == "__main__":

@@ -45,8 +45,10 @@ def finish(run: Run, config: Config, model: Classifier, data: Split) -> None:
         draw(read_metrics(run.folder), run.folder / "pictures" / "curves.png")
     summary = {"steps": run.step, "training_seconds": seconds, "unseen": metrics}
     write_json(run.folder / "summary.json", summary)
-    run.say(f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s; picture in "
-            f"{run.folder / 'pictures'}, model in {run.folder / 'model'}")  # fmt: skip
+    run.say(
+        f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s; picture in "
+        f"{run.folder / 'pictures'}, model in {run.folder / 'model'}"
+    )
     if config.push_to_hub:
         run.say(f"uploaded to {push(run.folder / 'model', config.push_to_hub)}")
 

@@ -25,8 +25,10 @@ def train(preset: str, config: Config) -> None:
     device = accelerator.device
     data = split(
         load_mnist(Path(config.data), device),
-        config.validation, config.train_size, config.test_size,
-    )  # fmt: skip
+        config.validation,
+        config.train_size,
+        config.test_size,
+    )
     architecture = {name: getattr(config, name) for name in ARCHITECTURE}
     torch.manual_seed(config.seed)
     model, evaluated = Classifier(**architecture), Classifier(**architecture).to(device)

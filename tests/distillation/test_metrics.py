@@ -20,8 +20,10 @@ def example():
 def test_of_classifier(example):
     logits, labels = example
     found = metrics.of_classifier(logits, labels)
-    wrong = sum(max(range(CLASSES), key=lambda k: row[k]) != y
-                for row, y in zip(logits.tolist(), labels.tolist(), strict=True))  # fmt: skip
+    wrong = sum(
+        max(range(CLASSES), key=lambda k: row[k]) != y
+        for row, y in zip(logits.tolist(), labels.tolist(), strict=True)
+    )
     scores = (-Categorical(logits=logits.double()).log_prob(labels)).tolist()
     assert (found["digits"], found["errors"]) == (N, wrong)
     assert found["nll"] == pytest.approx(fmean(scores), rel=1e-6)

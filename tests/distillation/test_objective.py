@@ -70,10 +70,12 @@ def test_divergences_from_torch_distributions(example, temperature):
     for ours, theirs in (
         (objective.forward(teacher, student, temperature), kl_divergence(p, q)),
         (objective.reverse(teacher, student, temperature), kl_divergence(q, p)),
-        (objective.js(teacher, student, temperature),
-         (kl_divergence(p, middle) + kl_divergence(q, middle)) / 2),
+        (
+            objective.js(teacher, student, temperature),
+            (kl_divergence(p, middle) + kl_divergence(q, middle)) / 2,
+        ),
         (objective.skew(teacher, student, temperature, 0.1), kl_divergence(p, mixture)),
-    ):  # fmt: skip
+    ):
         assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
@@ -96,8 +98,9 @@ def test_decoupled_parts_by_hand(example):
         rest = [k for k in range(CLASSES) if k != label]
         a, b = p[i, label], q[i, label]
         pair = a * (a / b).log() + (1 - a) * ((1 - a) / (1 - b)).log()
-        wrong = sum(p[i, k] / (1 - a) * (p[i, k] / (1 - a) / (q[i, k] / (1 - b))).log()
-                    for k in rest)  # fmt: skip
+        wrong = sum(
+            p[i, k] / (1 - a) * (p[i, k] / (1 - a) / (q[i, k] / (1 - b))).log() for k in rest
+        )
         assert torch.allclose(target[i], pair, rtol=1e-9)
         assert torch.allclose(others[i], wrong, rtol=1e-9)
 
@@ -112,8 +115,9 @@ def test_gradients(kind, example):
 def test_the_high_temperature_limit_is_logit_matching(kind, example):
     """T^2 D_T has gradient (z_i - v_i) / N for logits of mean zero: Hinton et al. 2015, eq. 4."""
     teacher, student, _ = example
-    z, v = (logits.detach() - logits.detach().mean(-1, keepdim=True)
-            for logits in (student, teacher))  # fmt: skip
+    z, v = (
+        logits.detach() - logits.detach().mean(-1, keepdim=True) for logits in (student, teacher)
+    )
     expected = LIMITS[kind] * (z - v) / CLASSES
     errors = [(gradient(kind, example, t) - expected).abs().max() for t in (1e2, 1e3, 1e4)]
     assert errors[-1] < 1e-3 * expected.abs().max()

@@ -18,7 +18,7 @@ from tests.helpers import (
     last_state,
     metrics,
     refused,
-)  # fmt: skip
+)
 
 STAGES = {"teacher": "teacher", "baseline": "baseline", "student": "."}
 OPTIONS: dict[str, tuple[list[str], list[str]]] = {
@@ -194,8 +194,12 @@ def test_a_foreign_cache_is_refused(whole: Path, tmp_path: Path, processes: Proc
     cache = whole / "teacher_logits.safetensors"
     argv = [*TINY_DISTILL, "--teacher", whole / "teacher", "--stages", "student"]
     argv += ["--teacher-logits", cache]
-    for changed in (["--train-size", "50"], ["--targets", "matching"], ["--transfer", "78"],
-                    ["--teacher", str(whole / "baseline")]):  # fmt: skip
+    for changed in (
+        ["--train-size", "50"],
+        ["--targets", "matching"],
+        ["--transfer", "78"],
+        ["--teacher", str(whole / "baseline")],
+    ):
         result = train(processes, *argv, *changed, "--out", tmp_path / "run")
         refused(result, f"--teacher-logits {cache}", "another teacher, data set or augmentation")
         shutil.rmtree(tmp_path / "run")

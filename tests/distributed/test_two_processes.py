@@ -12,7 +12,7 @@ from tests.helpers import (
     last_state,
     metrics,
     refused,
-)  # fmt: skip
+)
 
 # 51 digits in batches of 25: rows 13 + 12 twice, then 1 + 0. With Adam: Muon orthogonalises in
 # bfloat16, which would blow rounding up.
@@ -65,8 +65,9 @@ def test_resume_is_exact(case: str, tmp_path: Path, processes: Processes) -> Non
     assert stopped.errs[1] == ""
     assert f"--resume {cut}" in stopped.err
     assert sorted(p.name for p in (cut / "checkpoints").iterdir()) == [
-        "step-00000003", "step-00000005",
-    ]  # fmt: skip
+        "step-00000003",
+        "step-00000005",
+    ]
     assert processes("--resume", cut, ranks=2).codes == [0, 0]
     assert_same_run(whole, cut)
 

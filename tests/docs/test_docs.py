@@ -22,28 +22,28 @@ from vae.config import PRESETS as VAE
 
 READMES = [
     ROOT / name
-    for name in (
-        "README.md", "CONTRIBUTING.md", "vae/README.md", "shared/kl/README.md",
-        "distillation/README.md", "distillation/lm/README.md", "rlhf/README.md",
-        "trpo_ppo/README.md", "shared/processes/README.md",
+    for name in tuple(
+        """
+        README.md CONTRIBUTING.md vae/README.md shared/kl/README.md distillation/README.md
+        distillation/lm/README.md rlhf/README.md trpo_ppo/README.md shared/processes/README.md
+    """.split()
     )
-]  # fmt: skip
+]
 PROGRAMS = [
     importlib.import_module(name)
-    for name in (
-        "vae.config", "vae.evaluate", "vae.sample",
-        "vae.experiments.bench", "vae.experiments.reproduce",
-        "shared.experiments.kl.demo", "shared.experiments.kl.bench",
-        "distillation.config", "distillation.evaluate", "distillation.experiments.reproduce",
-        "distillation.lm.config", "distillation.lm.evaluate",
-        "distillation.lm.experiments.bench", "distillation.lm.experiments.reproduce",
-        "trpo_ppo.config", "trpo_ppo.evaluate", "trpo_ppo.experiments.bench",
-        "trpo_ppo.experiments.compare", "trpo_ppo.experiments.reproduce",
-        "rlhf.ppo", "rlhf.sft", "rlhf.reward", "rlhf.dpo", "rlhf.rloo", "rlhf.evaluate",
-        "rlhf.preferences", "rlhf.experiments.bench", "rlhf.experiments.reproduce",
-        "rlhf.experiments.study",
+    for name in tuple(
+        """
+        vae.config vae.evaluate vae.sample vae.experiments.bench vae.experiments.reproduce
+        shared.experiments.kl.demo shared.experiments.kl.bench distillation.config
+        distillation.evaluate distillation.experiments.reproduce distillation.lm.config
+        distillation.lm.evaluate distillation.lm.experiments.bench
+        distillation.lm.experiments.reproduce trpo_ppo.config trpo_ppo.evaluate
+        trpo_ppo.experiments.bench trpo_ppo.experiments.compare trpo_ppo.experiments.reproduce
+        rlhf.ppo rlhf.sft rlhf.reward rlhf.dpo rlhf.rloo rlhf.evaluate rlhf.preferences
+        rlhf.experiments.bench rlhf.experiments.reproduce rlhf.experiments.study
+    """.split()
     )
-]  # fmt: skip
+]
 TEXT = "\n".join(path.read_text() for path in READMES)
 
 
@@ -63,8 +63,12 @@ def test_every_make_target_named_is_one():
 def test_every_option_named_is_one():
     kinds = [getattr(program, "Options", getattr(program, "Config", None)) for program in PROGRAMS]
     options = {option(field.name) for kind in kinds for field in fields(kind)}
-    others = {"--config-file", "--num-machines", "--machine-rank", "--num-processes",
-                   "--main-process-ip", "--main-process-port", "--help", "--write"}  # fmt: skip
+    others = set(
+        """
+        --config-file --num-machines --machine-rank --num-processes --main-process-ip
+        --main-process-port --help --write
+    """.split()
+    )
     named = {o.replace("_", "-") for o in re.findall(r"(?<![\w-])--[a-z][a-z_-]+", TEXT)}
     assert named <= options | others
 
@@ -91,8 +95,12 @@ def test_every_public_function_of_the_toolbox_is_in_its_readme():
 def test_every_application_is_described_in_the_same_order(folder):
     headings = re.findall(r"^## (.+)$", (ROOT / folder / "README.md").read_text(), re.MULTILINE)
     assert headings[:5] == [
-        "Commands", "Metrics", "Results", "How it is done, and from where", "What did not work",
-    ]  # fmt: skip
+        "Commands",
+        "Metrics",
+        "Results",
+        "How it is done, and from where",
+        "What did not work",
+    ]
 
 
 def test_every_picture_is_there():
@@ -110,7 +118,7 @@ def test_the_tree_names_every_module_of_shared():
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "zero2", "zero3"])
 def test_every_launch_configuration_is_read_by_accelerate(name):
-    path = ROOT / "shared" / "accelerate" / f"{name}.yaml"
+    path = ROOT / "shared" / "processes" / f"{name}.yaml"
     config = load_config_from_file(str(path))
     expected = {"ddp": "MULTI_GPU", "fsdp": "FSDP"}.get(name, "DEEPSPEED")
     assert config.distributed_type == expected
@@ -132,11 +140,18 @@ def test_the_same_variables_reach_the_program():
 
 @pytest.mark.parametrize(
     "presets",
-    [VAE, DISTILLATION, LANGUAGE, *(p.PRESETS for p in (ppo, sft, reward, dpo, rloo)),
-     control_presets("CartPole-v1", "ppo-clip"), control_presets("Hopper-v5", "trpo")],
-    ids=["vae", "distillation", "distillation.lm", "ppo", "sft", "reward", "dpo", "rloo",
-         "CartPole", "Hopper"],
-)  # fmt: skip
+    [
+        VAE,
+        DISTILLATION,
+        LANGUAGE,
+        *(p.PRESETS for p in (ppo, sft, reward, dpo, rloo)),
+        control_presets("CartPole-v1", "ppo-clip"),
+        control_presets("Hopper-v5", "trpo"),
+    ],
+    ids="""
+        vae distillation distillation.lm ppo sft reward dpo rloo CartPole Hopper
+    """.split(),
+)
 def test_every_preset_is_valid(presets):
     assert {"smoke", "default", "paper"} <= set(presets)
     for preset in presets.values():

@@ -78,8 +78,10 @@ def test_figures_of_over_optimisation_are_the_record() -> None:
     record = json.loads((ROOT / "rlhf/results/runs/over-seed0.json").read_text())["records"]
     told = [(r["rewards/gold/mean"], r["objective/kl"]) for r in (record[20], record[-1])]
     (gold, kl), (last_gold, last_kl) = told
-    said = (f"at {gold:.2f} after 20 rollouts, {kl:.0f} nats away, and at {last_gold:.2f} in the "
-            f"last one, {last_kl:.0f} nats away")  # fmt: skip
+    said = (
+        f"at {gold:.2f} after 20 rollouts, {kl:.0f} nats away, and at {last_gold:.2f} in the "
+        f"last one, {last_kl:.0f} nats away"
+    )
     assert said in " ".join((ROOT / "rlhf/README.md").read_text().split())
 
 

@@ -27,8 +27,12 @@ VARIANTS = {
 def command(*argv: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *map(str, argv)],
-        cwd=ROOT, env=os.environ | QUIET, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | QUIET,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
 
 
 @pytest.mark.slow
@@ -37,15 +41,19 @@ def test_the_smoke_preset_learns(tmp_path: Path, smoke_run: Callable[[str], Path
     errors = [line["unseen_errors"] for line in metrics(run)]
     assert errors[-1] < errors[0]
     assert errors[-1] < 200  # of 500; guessing leaves 450
-    assert {p.name for p in run.iterdir()} == {
-        "config.json", "env.json", "metrics.jsonl", "summary.json", "checkpoints", "model",
-        "pictures", "teacher", "baseline", "teacher_logits.safetensors",
-    }  # fmt: skip
+    assert {p.name for p in run.iterdir()} == set(
+        """
+        config.json env.json metrics.jsonl summary.json checkpoints model pictures teacher
+        baseline teacher_logits.safetensors
+    """.split()
+    )
     for picture in ("dark_knowledge", "curves"):
         assert (run / "pictures" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
-    assert {p.name for p in (run / "model").iterdir()} == {
-        "config.json", "model.safetensors", "training.json", "README.md", "manifest.json",
-    }  # fmt: skip
+    assert {p.name for p in (run / "model").iterdir()} == set(
+        """
+        config.json model.safetensors training.json README.md manifest.json
+    """.split()
+    )
     summary = json.loads((run / "summary.json").read_text())
     assert list(summary["unseen"]) == ["teacher", "baseline", "student"]
 
@@ -111,9 +119,12 @@ def test_help(program: str, processes: Processes) -> None:
 def test_the_committed_networks(processes: Processes) -> None:
     for folder in ("", "/student"):
         result = processes(
-            "--model", f"distillation/pretrained{folder}", "--test-size", "500",
+            "--model",
+            f"distillation/pretrained{folder}",
+            "--test-size",
+            "500",
             program="distillation.evaluate",
-        )  # fmt: skip
+        )
         assert result.code == 0, result.err
         row = next(line for line in result.out.splitlines() if line.startswith("student"))
         assert int(row.split()[1]) <= 5

@@ -18,9 +18,12 @@ from tests.helpers import QUIET, ROOT, Processes, metrics
 def command(*argv: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *map(str, argv)],
-        cwd=ROOT, env=os.environ | QUIET | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True,
+        cwd=ROOT,
+        env=os.environ | QUIET | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
         timeout=300,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.slow
@@ -36,10 +39,31 @@ def test_trl_as_the_backend(tmp_path: Path) -> None:
     teacher, text = tiny.write_model(tmp_path / "teacher"), tiny.write_texts(tmp_path / "text")
     out = tmp_path / "run"
     result = command(
-        "distillation.lm.train", "smoke", "--backend", "trl", "--teacher", teacher, "--text", text,
-        "--layers", "0", "--length", "8", "--prompt", "3", "--on-policy", "1", "--epochs", "1",
-        "--epoch-blocks", "8", "--evaluation-blocks", "4", "--out", out,
-    )  # fmt: skip
+        "distillation.lm.train",
+        "smoke",
+        "--backend",
+        "trl",
+        "--teacher",
+        teacher,
+        "--text",
+        text,
+        "--layers",
+        "0",
+        "--length",
+        "8",
+        "--prompt",
+        "3",
+        "--on-policy",
+        "1",
+        "--epochs",
+        "1",
+        "--epoch-blocks",
+        "8",
+        "--evaluation-blocks",
+        "4",
+        "--out",
+        out,
+    )
     assert result.returncode == 0, result.stderr
     summary = json.loads((out / "summary.json").read_text())
     assert summary["steps"] == 2

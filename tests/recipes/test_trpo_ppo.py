@@ -24,9 +24,10 @@ from tests.helpers import (
 )
 
 ALGORITHMS = ["ppo-clip", "ppo-kl", "ppo-kl-adaptive", "trpo"]
-SMALL = ["smoke", "--env", "Hopper-v5", "--steps", "1024", "--num-envs", "4", "--rollout", "64",
-         "--minibatch", "32", "--checkpoint-every", "3", "--keep", "9", "--width", "16",
-         "--evaluation-episodes", "1", "--delta", "0.01"]  # fmt: skip
+SMALL = """
+    smoke --env Hopper-v5 --steps 1024 --num-envs 4 --rollout 64 --minibatch 32
+    --checkpoint-every 3 --keep 9 --width 16 --evaluation-episodes 1 --delta 0.01
+""".split()
 
 
 PROGRAMS = ("trpo_ppo.train", "trpo_ppo.evaluate")
@@ -43,9 +44,13 @@ class Programs(Processes):
 
     def __init__(self) -> None:
         self._zygote = subprocess.Popen(
-            [sys.executable, "-c", ZYGOTE % (PROGRAMS,)], cwd=ROOT, env=os.environ | QUIET,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [sys.executable, "-c", ZYGOTE % (PROGRAMS,)],
+            cwd=ROOT,
+            env=os.environ | QUIET,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +98,9 @@ def test_two_processes_resume_exactly(tmp_path: Path, programs: Programs) -> Non
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert programs(*SMALL, "--out", whole, program="trpo_ppo.train", ranks=2).codes == [0, 0]
     # The signal reaches rank 1 alone; both stop at the same rollout.
-    stopped = programs(*SMALL, "--out", cut, program="trpo_ppo.train", ranks=2,
-                       fault="signal:SIGTERM:2:1")  # fmt: skip
+    stopped = programs(
+        *SMALL, "--out", cut, program="trpo_ppo.train", ranks=2, fault="signal:SIGTERM:2:1"
+    )
     assert stopped.codes == [143, 143]
     assert programs("--resume", cut, program="trpo_ppo.train", ranks=2).codes == [0, 0]
     assert_same_run(whole, cut)
@@ -118,8 +124,9 @@ def test_two_processes_stop_their_passes_together(tmp_path: Path, programs: Prog
 def test_why_a_trust_region_step_failed_is_said(tmp_path: Path, programs: Programs) -> None:
     """Within so small a region no float32 parameter moves, so nothing improves."""
     run = tmp_path / "run"
-    result = programs("smoke", "--algo", "trpo", "--delta", "1e-30", "--out", run,
-                      program="trpo_ppo.train")  # fmt: skip
+    result = programs(
+        "smoke", "--algo", "trpo", "--delta", "1e-30", "--out", run, program="trpo_ppo.train"
+    )
     assert (result.code, result.err) == (0, "")
     lines = metrics(run)
     assert all(line["failed_steps"] == line["failed_line_search"] == 1 for line in lines)
@@ -143,14 +150,16 @@ def test_the_run_folder_and_the_film(tmp_path: Path, programs: Programs) -> None
     run, film, out = tmp_path / "run", tmp_path / "film.gif", tmp_path / "result.json"
     result = programs("smoke", "--steps", "1024", "--out", run, program="trpo_ppo.train")
     assert (result.code, result.err) == (0, "")
-    assert {p.name for p in run.iterdir()} == {
-        "config.json", "env.json", "metrics.jsonl", "summary.json", "checkpoints", "model",
-        "pictures",
-    }  # fmt: skip
-    assert {p.name for p in (run / "model").iterdir()} == {
-        "config.json", "model.safetensors", "training.json", "metrics.json", "README.md",
-        "manifest.json",
-    }  # fmt: skip
+    assert {p.name for p in run.iterdir()} == set(
+        """
+        config.json env.json metrics.jsonl summary.json checkpoints model pictures
+    """.split()
+    )
+    assert {p.name for p in (run / "model").iterdir()} == set(
+        """
+        config.json model.safetensors training.json metrics.json README.md manifest.json
+    """.split()
+    )
 
     def evaluate(*argv: object) -> Result:
         return programs("--model", run, *argv, program="trpo_ppo.evaluate")
@@ -163,8 +172,16 @@ def test_the_run_folder_and_the_film(tmp_path: Path, programs: Programs) -> None
     film = tmp_path / "film.mp4"
     result = evaluate("--episodes", 1, "--video", film)
     assert (result.code, result.err) == (0, "")
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", film, "-f", "rawvideo", "-pix_fmt", "rgb24",
-               "-"]  # fmt: skip
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-i",
+        film,
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]
     pixels = subprocess.run(command, capture_output=True, check=True).stdout
     decoded = np.frombuffer(pixels, np.uint8).reshape(-1, 200, 300, 3)
     assert f"{len(decoded)} frames in {film}" in result.out
@@ -224,10 +241,16 @@ def test_environments_must_divide_among_processes(tmp_path: Path, programs: Prog
 def test_the_documented_commands(tmp_path: Path) -> None:
     """No helper in between."""
     run = tmp_path / "run"
-    for argv in (["trpo_ppo.train", "smoke", "--steps", "512", "--out", run],
-                 ["trpo_ppo.evaluate", "--model", run, "--episodes", "1"]):  # fmt: skip
+    for argv in (
+        ["trpo_ppo.train", "smoke", "--steps", "512", "--out", run],
+        ["trpo_ppo.evaluate", "--model", run, "--episodes", "1"],
+    ):
         result = subprocess.run(
             [sys.executable, "-m", *map(str, argv)],
-            cwd=ROOT, env=os.environ | QUIET, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=os.environ | QUIET,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert (result.returncode, result.stderr) == (0, "")

@@ -26,8 +26,12 @@ SMALL = ("--test-size", "100", "--samples", "2")
 def command(*argv: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *map(str, argv)],
-        cwd=ROOT, env=os.environ | QUIET, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | QUIET,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +51,22 @@ def test_the_smoke_preset_learns(smoke_run: Callable[[str], Path]) -> None:
 
 
 def test_the_run_folder(smoke: Path) -> None:
-    assert {p.name for p in smoke.iterdir()} == {
-        "config.json", "env.json", "metrics.jsonl", "summary.json", "checkpoints", "model",
-        "pictures", "kl-zoo",
-    }  # fmt: skip
+    assert {p.name for p in smoke.iterdir()} == set(
+        """
+        config.json env.json metrics.jsonl summary.json checkpoints model pictures kl-zoo
+    """.split()
+    )
     assert {p.name for p in (smoke / "checkpoints/step-00000006").iterdir()} == {
-        "model.safetensors", "optimizers.pt", "progress.json", "manifest.json",
-    }  # fmt: skip
-    assert {p.name for p in (smoke / "model").iterdir()} == {
-        "config.json", "model.safetensors", "training.json", "metrics.json", "README.md",
+        "model.safetensors",
+        "optimizers.pt",
+        "progress.json",
         "manifest.json",
-    }  # fmt: skip
+    }
+    assert {p.name for p in (smoke / "model").iterdir()} == set(
+        """
+        config.json model.safetensors training.json metrics.json README.md manifest.json
+    """.split()
+    )
     assert {p.stem for p in (smoke / "pictures").iterdir()} == PICTURES
     assert list(smoke.rglob("events.out.tfevents*"))
     assert [line["step"] for line in metrics(smoke)] == [3, 6]

@@ -56,16 +56,31 @@ def test_pictures_that_are_refused(tmp_path: Path) -> None:
 
 def test_a_vae_of_ones_own_pictures(tmp_path: Path, processes: Processes) -> None:
     images, run = pictures(tmp_path / "images"), tmp_path / "run"
-    options = ["--images", images, "--batch-size", "25", "--epochs", "3", "--width", "16",
-               "--latent", "4", "--evaluation-samples", "2", "--pixels", "grey"]  # fmt: skip
+    options = [
+        "--images",
+        images,
+        "--batch-size",
+        "25",
+        "--epochs",
+        "3",
+        "--width",
+        "16",
+        "--latent",
+        "4",
+        "--evaluation-samples",
+        "2",
+        "--pixels",
+        "grey",
+    ]
     result = processes("smoke", *options, "--out", run)
     assert result.code == 0, result.err
     bounds = [line["unseen_bound"] for line in metrics(run)]
     assert bounds[-1] > bounds[0]
     assert (run / "pictures" / "samples.png").is_file()
     told = json.loads((run / "summary.json").read_text())["unseen"]
-    result = processes("--model", run, "--samples", "2", "--json", tmp_path / "a.json",
-                       program="vae.evaluate")  # fmt: skip
+    result = processes(
+        "--model", run, "--samples", "2", "--json", tmp_path / "a.json", program="vae.evaluate"
+    )
     assert result.code == 0, result.err
     assert json.loads((tmp_path / "a.json").read_text())["metrics"]["rate"] == told["rate"]
     assert processes("--model", run, "--out", tmp_path / "b", program="vae.sample").code == 0
@@ -77,10 +92,25 @@ def test_distillation_of_ones_own_language_model(tmp_path: Path, processes: Proc
     teacher, text = tiny.write_model(tmp_path / "teacher"), tiny.write_texts(tmp_path / "text")
     run = tmp_path / "run"
     result = processes(
-        "smoke", "--teacher", teacher, "--text", text, "--layers", "0", "--length", "8",
-        "--epochs", "4", "--epoch-blocks", "40", "--lr", "1e-2", "--out", run,
+        "smoke",
+        "--teacher",
+        teacher,
+        "--text",
+        text,
+        "--layers",
+        "0",
+        "--length",
+        "8",
+        "--epochs",
+        "4",
+        "--epoch-blocks",
+        "40",
+        "--lr",
+        "1e-2",
+        "--out",
+        run,
         program="distillation.lm.train",
-    )  # fmt: skip
+    )
     assert result.code == 0, result.err
     distances = [line["unseen_kl_teacher_student"] for line in metrics(run)]
     assert distances[-1] < distances[0]
@@ -96,19 +126,40 @@ def test_ppo_and_dpo_with_ones_own_files(tmp_path: Path, processes: Processes) -
     texts = tiny.texts(55, words=4)
     prompts, pairs = tmp_path / "prompts.jsonl", tmp_path / "pairs.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
-    pairs.write_text("".join(
-        json.dumps({"prompt": text, "chosen": " ba ca", "rejected": " bo co"}) + "\n"
-        for text in texts
-    ))  # fmt: skip
-    common = ["smoke", "--model", model, "--prompts", prompts, "--gold", f"{__name__}:bright",
-              "--lora-targets", "q_proj", "v_proj"]  # fmt: skip
-    ppo = processes(*common, "--reward", f"{__name__}:bright", "--out", tmp_path / "ppo",
-                    program="rlhf.ppo")  # fmt: skip
+    pairs.write_text(
+        "".join(
+            json.dumps({"prompt": text, "chosen": " ba ca", "rejected": " bo co"}) + "\n"
+            for text in texts
+        )
+    )
+    common = [
+        "smoke",
+        "--model",
+        model,
+        "--prompts",
+        prompts,
+        "--gold",
+        f"{__name__}:bright",
+        "--lora-targets",
+        "q_proj",
+        "v_proj",
+    ]
+    ppo = processes(
+        *common, "--reward", f"{__name__}:bright", "--out", tmp_path / "ppo", program="rlhf.ppo"
+    )
     assert ppo.code == 0, ppo.err
     line = metrics(tmp_path / "ppo")[-1]
     assert line["rewards/gold/mean"] == line[f"rewards/{__name__}:bright/mean"]
-    dpo = processes(*common, "--preferences", pairs, "--lr", "0.02", "--out", tmp_path / "dpo",
-                    program="rlhf.dpo")  # fmt: skip
+    dpo = processes(
+        *common,
+        "--preferences",
+        pairs,
+        "--lr",
+        "0.02",
+        "--out",
+        tmp_path / "dpo",
+        program="rlhf.dpo",
+    )
     assert dpo.code == 0, dpo.err
     told = json.loads((tmp_path / "dpo" / "summary.json").read_text())["evaluation"]
     assert told["kl"] > 1e-3

@@ -35,10 +35,12 @@ def applications(root: Path) -> dict[str, Application]:
     prompts, pairs = root / "prompts.jsonl", root / "pairs.jsonl"
     words = tiny.texts(40, words=2)
     prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in words))
-    pairs.write_text("".join(
-        json.dumps({"prompt": text, "chosen": " ba ca", "rejected": " bo co"}) + "\n"
-        for text in words
-    ))  # fmt: skip
+    pairs.write_text(
+        "".join(
+            json.dumps({"prompt": text, "chosen": " ba ca", "rejected": " bo co"}) + "\n"
+            for text in words
+        )
+    )
     language = ["smoke", "--model", model, "--prompts", prompts, "--data", root / "data"]
     lora = ["--lora-targets", "q_proj", "v_proj"]
     return {
@@ -46,25 +48,111 @@ def applications(root: Path) -> dict[str, Application]:
         "distillation": Application(
             "distillation.train", [*TINY_DISTILL, *images, "--stages", "teacher"], 5, 5, OWN, raw
         ),
-        "distillation.lm": Application("distillation.lm.train", [
-            "smoke", "--teacher", model, "--text", texts, "--layers", "0", "--length", "8",
-            "--epochs", "2", "--epoch-blocks", "11", "--batch-size", "5", "--checkpoint-every", "1",
-            "--data", root / "data",
-        ], 5, 5, OWN, weights),
-        "distillation.lm (TRL)": Application("distillation.lm.train", [
-            "smoke", "--teacher", model, "--text", texts, "--layers", "0", "--length", "8",
-            "--epochs", "2", "--epoch-blocks", "12", "--batch-size", "4", "--checkpoint-every", "1",
-            "--backend", "trl", "--on-policy", "1", "--prompt", "3", "--data", root / "data",
-        ], 5, 5, ["progress.json", "manifest.json"], weights),
-        "rlhf.ppo": Application("rlhf.ppo", [
-            *language, *lora, "--iterations", "4", "--batch-size", "6", "--completion", "8",
-            "--checkpoint-every", "1",
-        ], 3, 15, OWN, [*weights, prompts]),
-        "rlhf.dpo (TRL)": Application("rlhf.dpo", [
-            *language, *lora, "--preferences", pairs, "--checkpoint-every", "1",
-        ], 3, 3, ["progress.json", "manifest.json"], [*weights, pairs]),
-        "trpo_ppo": Application("trpo_ppo.train", [
-            "smoke", "--steps", "1024", "--num-envs", "4", "--rollout", "64", "--minibatch", "32",
-            "--width", "16", "--evaluation-episodes", "1", "--checkpoint-every", "1",
-        ], 3, 40, OWN, []),
-    }  # fmt: skip
+        "distillation.lm": Application(
+            "distillation.lm.train",
+            [
+                "smoke",
+                "--teacher",
+                model,
+                "--text",
+                texts,
+                "--layers",
+                "0",
+                "--length",
+                "8",
+                "--epochs",
+                "2",
+                "--epoch-blocks",
+                "11",
+                "--batch-size",
+                "5",
+                "--checkpoint-every",
+                "1",
+                "--data",
+                root / "data",
+            ],
+            5,
+            5,
+            OWN,
+            weights,
+        ),
+        "distillation.lm (TRL)": Application(
+            "distillation.lm.train",
+            [
+                "smoke",
+                "--teacher",
+                model,
+                "--text",
+                texts,
+                "--layers",
+                "0",
+                "--length",
+                "8",
+                "--epochs",
+                "2",
+                "--epoch-blocks",
+                "12",
+                "--batch-size",
+                "4",
+                "--checkpoint-every",
+                "1",
+                "--backend",
+                "trl",
+                "--on-policy",
+                "1",
+                "--prompt",
+                "3",
+                "--data",
+                root / "data",
+            ],
+            5,
+            5,
+            ["progress.json", "manifest.json"],
+            weights,
+        ),
+        "rlhf.ppo": Application(
+            "rlhf.ppo",
+            [
+                *language,
+                *lora,
+                "--iterations",
+                "4",
+                "--batch-size",
+                "6",
+                "--completion",
+                "8",
+                "--checkpoint-every",
+                "1",
+            ],
+            3,
+            15,
+            OWN,
+            [*weights, prompts],
+        ),
+        "rlhf.dpo (TRL)": Application(
+            "rlhf.dpo",
+            [
+                *language,
+                *lora,
+                "--preferences",
+                pairs,
+                "--checkpoint-every",
+                "1",
+            ],
+            3,
+            3,
+            ["progress.json", "manifest.json"],
+            [*weights, pairs],
+        ),
+        "trpo_ppo": Application(
+            "trpo_ppo.train",
+            """
+                smoke --steps 1024 --num-envs 4 --rollout 64 --minibatch 32 --width 16
+                --evaluation-episodes 1 --checkpoint-every 1
+            """.split(),
+            3,
+            40,
+            OWN,
+            [],
+        ),
+    }

@@ -82,14 +82,18 @@ class Campaign:
     def expect(self, result: Result, code: int, *words: str) -> None:
         """UserError unless every process ended so and said so."""
         if set(result.codes) != {code} or not all(word in result.err for word in words):
-            raise UserError(f"{self.app.program}: expected {code} {words}, got {result.codes}: "
-                            f"{result.err.strip()[-300:]}")  # fmt: skip
+            raise UserError(
+                f"{self.app.program}: expected {code} {words}, got {result.codes}: "
+                f"{result.err.strip()[-300:]}"
+            )
 
     def same(self, run: Path, whole: Path) -> None:
         """UserError unless both ended alike: tensors of the last checkpoint, and the metrics."""
         ours, theirs = tensors(run), tensors(whole)
-        lines = [[{k: x for k, x in line.items() if k != "step_time"} for line in metrics(path)]
-                 for path in (run, whole)]  # fmt: skip
+        lines = [
+            [{k: x for k, x in line.items() if k != "step_time"} for line in metrics(path)]
+            for path in (run, whole)
+        ]
         equal = ours.keys() == theirs.keys() and all(map(alike, ours.values(), theirs.values()))
         if not ours or not equal or lines[0] != lines[1]:
             raise UserError(f"{self.app.program}: {run} differs from {whole}")
@@ -234,15 +238,31 @@ def main() -> None:
             campaign = Campaign(there[app], folder, processes, random.Random(options.seed))
             for fault, inflict in FAULTS.items():
                 if outcomes := inflict(campaign, options.kills):
-                    rows.append({"application": app, "fault": fault, "n": len(outcomes),
-                                 "outcome": told(outcomes)})  # fmt: skip
+                    rows.append(
+                        {
+                            "application": app,
+                            "fault": fault,
+                            "n": len(outcomes),
+                            "outcome": told(outcomes),
+                        }
+                    )
                     print(f"{app}: {fault}: {rows[-1]['outcome']}", flush=True)
     processes.close()
     if not options.only:
-        columns = [("application", "application", ""), ("fault", "fault", ""), ("n", "times", "d"),
-                   ("outcome", "outcome", "")]  # fmt: skip
-        write_result(RESULTS / "faults.json", columns, rows, kills=options.kills,
-                     seed=options.seed, environment=describe())  # fmt: skip
+        columns = [
+            ("application", "application", ""),
+            ("fault", "fault", ""),
+            ("n", "times", "d"),
+            ("outcome", "outcome", ""),
+        ]
+        write_result(
+            RESULTS / "faults.json",
+            columns,
+            rows,
+            kills=options.kills,
+            seed=options.seed,
+            environment=describe(),
+        )
         print(f"{RESULTS / 'faults.json'}; now: make tables")
 
 

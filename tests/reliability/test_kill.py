@@ -6,8 +6,9 @@ import pytest
 
 from tests.helpers import TINY, Processes, assert_same_run
 
-STAGES = ["model.safetensors", "optimizers.pt", "progress.json", "manifest.json",
-          "before rename", "after rename"]  # fmt: skip
+STAGES = (
+    "model.safetensors, optimizers.pt, progress.json, manifest.json, before rename, after rename"
+).split(", ")
 
 
 @pytest.fixture(scope="module")

@@ -74,14 +74,24 @@ def test_the_documented_command_stops_and_goes_on(tmp_path: Path) -> None:
     env = os.environ | QUIET
     process = subprocess.Popen(
         [*command, *TINY, "--epochs", "100000", "--out", str(out)],
-        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 3/"):
             break
-    second = subprocess.run([*command, "--resume", str(out)], cwd=ROOT, env=env,
-                            capture_output=True, text=True, check=False)  # fmt: skip
+    second = subprocess.run(
+        [*command, "--resume", str(out)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert second.returncode == 2
     assert second.stderr == f"vae.train: error: {out}: another process trains there\n"
     process.send_signal(signal.SIGTERM)

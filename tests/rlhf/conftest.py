@@ -47,19 +47,31 @@ def trained(
 ) -> Callable[..., Path]:
     """Run a program in this process; what it does to signals is undone."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    examples = write_rows(tmp_path / "examples.jsonl", [
-        {"prompt": row["prompt"], "completion": row["chosen"]}
-        for row in map(json.loads, pairs.read_text().splitlines())
-    ])  # fmt: skip
+    examples = write_rows(
+        tmp_path / "examples.jsonl",
+        [
+            {"prompt": row["prompt"], "completion": row["chosen"]}
+            for row in map(json.loads, pairs.read_text().splitlines())
+        ],
+    )
     source = {"sft": ["--text", examples], "rloo": []}
 
     def start(name: str, *options: Any, out: str = "") -> Path:
         folder = tmp_path / (out or name)
         own = [o for o in SMALL if name != "rloo" or o not in ("--limit", "16")]
-        argv = options if "--resume" in options else [
-            *own, "--model", tiny_model, *source.get(name, ["--preferences", pairs]),
-            "--out", folder, *options,
-        ]  # fmt: skip
+        argv = (
+            options
+            if "--resume" in options
+            else [
+                *own,
+                "--model",
+                tiny_model,
+                *source.get(name, ["--preferences", pairs]),
+                "--out",
+                folder,
+                *options,
+            ]
+        )
         monkeypatch.setattr(interrupt, "_received", 0)
         AcceleratorState._reset_state(True)  # the precision of the run before
         program: ModuleType = PROGRAMS[name]

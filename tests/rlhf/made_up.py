@@ -99,6 +99,11 @@ def reference() -> dict[str, Any]:
     a, b = torch.linalg.qr((drawn - drawn.mean(1, True)).T)[0].T * 47**0.5
     proxy, gold = 1 + 3 * a, 0.5 + 0.2 * (0.6 * a + 0.8 * b)
     return {
-        "prompts": ["a"] * 6, "samples": 8, "seconds": 5.0, "command": "c", "environment": {},
-        "proxy": proxy.reshape(6, 8).tolist(), "gold": gold.reshape(6, 8).tolist(),
-    }  # fmt: skip
+        "prompts": ["a"] * 6,
+        "samples": 8,
+        "seconds": 5.0,
+        "command": "c",
+        "environment": {},
+        "proxy": proxy.reshape(6, 8).tolist(),
+        "gold": gold.reshape(6, 8).tolist(),
+    }

@@ -65,11 +65,25 @@ def outcome(folder: Path, out: Path) -> tuple[float, float]:
 
 def learn(folder: Path, out: Path, **changes: object) -> tuple[float, float]:
     config = Config(
-        model=str(folder / "model"), lora=0, prompts=str(folder / "prompts.jsonl"), completion=1,
-        reward=(THIS,), gold="", normalise=False, reward_clip=100.0, beta=BETA, iterations=100,
-        batch_size=256, micro_batch=256, epochs=2, lr=8e-3, value_lr=5e-2, evaluation_prompts=2,
-        checkpoint_every=1000, out=str(out),
-    )  # fmt: skip
+        model=str(folder / "model"),
+        lora=0,
+        prompts=str(folder / "prompts.jsonl"),
+        completion=1,
+        reward=(THIS,),
+        gold="",
+        normalise=False,
+        reward_clip=100.0,
+        beta=BETA,
+        iterations=100,
+        batch_size=256,
+        micro_batch=256,
+        epochs=2,
+        lr=8e-3,
+        value_lr=5e-2,
+        evaluation_prompts=2,
+        checkpoint_every=1000,
+        out=str(out),
+    )
     train("bandit", replace(config, **changes))
     return outcome(folder, out)
 
@@ -102,11 +116,19 @@ def gpt2(seed: int) -> GPT2LMHeadModel:
     torch.manual_seed(seed)
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=VOCABULARY, n_positions=8, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0.0,
-            embd_pdrop=0.0, attn_pdrop=0.0, initializer_range=0.3, bos_token_id=END,
+            vocab_size=VOCABULARY,
+            n_positions=8,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            initializer_range=0.3,
+            bos_token_id=END,
             eos_token_id=END,
         )
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 class Problem:
@@ -116,10 +138,12 @@ class Problem:
         reference, model = gpt2(seed=0), gpt2(seed=1)
         rng = torch.Generator().manual_seed(7)
         self.policy = Policy(model, reference).double()
-        self.sequences = sorted({
-            sequence[: sequence.index(END) + 1] if END in sequence else sequence
-            for sequence in itertools.product(range(VOCABULARY), repeat=length)
-        })  # fmt: skip
+        self.sequences = sorted(
+            {
+                sequence[: sequence.index(END) + 1] if END in sequence else sequence
+                for sequence in itertools.product(range(VOCABULARY), repeat=length)
+            }
+        )
         self.rewards = torch.randn(len(self.sequences), generator=rng, dtype=torch.float64)
         rows = [[*PROMPT, *s, *[PAD] * (length - len(s))] for s in self.sequences]
         attention = torch.tensor([[False, True, True]]).expand(len(rows), -1)
@@ -140,8 +164,7 @@ class Problem:
 
     def of_the_loss(self, kl: str, scores: torch.Tensor, beta: float) -> torch.Tensor:
         """The gradient of PPO's loss, expected over completions of the policy."""
-        config = Config(lora=0, kl=kl, beta=beta, whiten=False, lam=1.0,
-                        temperature=TEMPERATURE)  # fmt: skip
+        config = Config(lora=0, kl=kl, beta=beta, whiten=False, lam=1.0, temperature=TEMPERATURE)
         said = judge(self.policy, self.completions, TEMPERATURE, micro_batch=16)
         batch, kl_weight = prepare(config, self.completions, said, scores, beta)
         probs = self.log_probs(self.policy.model).exp().detach()

@@ -43,9 +43,11 @@ def test_rewards_are_the_score_less_what_each_token_pays(kind):
         for t in range(length):
             r = (log_prob[i, t] - reference[i, t]).item()
             paid = {
-                "k1": r, "k2": r * r / 2, "k3": math.exp(-r) - 1 + r,
+                "k1": r,
+                "k2": r * r / 2,
+                "k3": math.exp(-r) - 1 + r,
                 "rb": kl[i, t + 1].item() if t + 1 < length else 0.0,
-            }[kind]  # fmt: skip
+            }[kind]
             score = scores[i].item() if t == length - 1 else 0.0
             assert found[i, t].item() == pytest.approx(score - BETA * paid, abs=1e-12)
         assert found[i, length:].abs().sum() == 0
@@ -85,8 +87,9 @@ def test_what_stands_in_the_padding_changes_nothing(kind):
     assert torch.equal(clean, dirty)
     for a, b in zip(
         advantages(clean, values, MASK, 0.9, 0.8),
-        advantages(spoilt(clean), spoilt(values), MASK, 0.9, 0.8), strict=True,
-    ):  # fmt: skip
+        advantages(spoilt(clean), spoilt(values), MASK, 0.9, 0.8),
+        strict=True,
+    ):
         assert torch.equal(a, b)
 
 

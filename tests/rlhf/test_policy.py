@@ -143,8 +143,10 @@ def test_padding_that_is_the_end_of_text_is_no_end() -> None:
     sampled = torch.cat([tokens, torch.tensor([[8, END, 9], [END, 8, 9]])], 1)
     found = cut_at_end(sampled, attention, [END], END)
     assert found.mask.tolist() == [[True, True, False], [True, False, False]]
-    assert found.attention.tolist() == [[False, True, True, True, False],
-                                        [True, True, True, False, False]]  # fmt: skip
+    assert found.attention.tolist() == [
+        [False, True, True, True, False],
+        [True, True, True, False, False],
+    ]
     assert found.tokens.tolist() == [[END, 5, 8, END, END], [6, 7, END, END, END]]
     assert found.ended.tolist() == [True, True]
 

@@ -27,8 +27,10 @@ from tests.helpers import (
 )
 
 # Rollouts of 6 completions in micro-batches of 2: on two processes 3 each, in parts of 2 and 1.
-TINY = ["smoke", "--iterations", "3", "--batch-size", "6", "--minibatches", "2", "--completion",
-        "8", "--lr", "1e-2", "--evaluation-prompts", "4"]  # fmt: skip
+TINY = """
+    smoke --iterations 3 --batch-size 6 --minibatches 2 --completion 8 --lr 1e-2
+    --evaluation-prompts 4
+""".split()
 END = 1  # of tests.tiny
 CASES = {
     "k1": [],
@@ -54,8 +56,16 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     prompts = root / "prompts.jsonl"
     lines = [{"prompt": " ".join(rng.choices(tiny.WORDS, k=rng.randint(1, 5)))} for _ in range(60)]
     prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return ["--model", str(tiny.write_model(root / "model")), "--prompts", str(prompts),
-            "--data", str(root / "data"), "--reward", f"{__name__}:vowels"]  # fmt: skip
+    return [
+        "--model",
+        str(tiny.write_model(root / "model")),
+        "--prompts",
+        str(prompts),
+        "--data",
+        str(root / "data"),
+        "--reward",
+        f"{__name__}:vowels",
+    ]
 
 
 def train(processes: Processes, *argv: object, fault: str = "", ranks: int = 1) -> Result:
@@ -72,10 +82,11 @@ def whole(there: list[str], tmp_path_factory: pytest.TempPathFactory, processes:
 
 
 def test_what_a_run_leaves(whole: Path, tmp_path: Path, processes: Processes) -> None:
-    assert {p.name for p in whole.iterdir()} == {
-        "config.json", "env.json", "metrics.jsonl", "summary.json", "checkpoints", "model",
-        "pictures",
-    }  # fmt: skip
+    assert {p.name for p in whole.iterdir()} == set(
+        """
+        config.json env.json metrics.jsonl summary.json checkpoints model pictures
+    """.split()
+    )
     lines = metrics(whole)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert lines[0]["objective/kl"] < 1e-8
@@ -83,8 +94,18 @@ def test_what_a_run_leaves(whole: Path, tmp_path: Path, processes: Processes) ->
     said = json.loads((whole / "summary.json").read_text())["evaluation"]
     config = json.loads((whole / "config.json").read_text())["config"]
     out = tmp_path / "again.json"
-    argv = ["--model", whole, "--count", "4", "--reward", *config["reward"],
-            "--data", config["data"], "--json", out]  # fmt: skip
+    argv = [
+        "--model",
+        whole,
+        "--count",
+        "4",
+        "--reward",
+        *config["reward"],
+        "--data",
+        config["data"],
+        "--json",
+        out,
+    ]
     result = processes(*argv, program="rlhf.evaluate")
     assert result.code == 0, result.err
     assert result.err == ""
@@ -166,9 +187,30 @@ def test_without_a_learning_rate_nothing_moves(
 def test_the_adaptive_coefficient_brings_the_kl_back_to_its_target(
     there: list[str], tmp_path: Path, processes: Processes
 ) -> None:
-    argv = [*TINY, *there, "--iterations", "75", "--batch-size", "64", "--micro-batch", "64",
-            "--minibatches", "1", "--completion", "4", "--lr", "1e-2", "--beta", "0.1",
-            "--kl-target", "0.3", "--kl-horizon", "200", "--checkpoint-every", "100"]  # fmt: skip
+    argv = [
+        *TINY,
+        *there,
+        "--iterations",
+        "75",
+        "--batch-size",
+        "64",
+        "--micro-batch",
+        "64",
+        "--minibatches",
+        "1",
+        "--completion",
+        "4",
+        "--lr",
+        "1e-2",
+        "--beta",
+        "0.1",
+        "--kl-target",
+        "0.3",
+        "--kl-horizon",
+        "200",
+        "--checkpoint-every",
+        "100",
+    ]
     assert train(processes, *argv, "--out", tmp_path / "run").code == 0
     lines = metrics(tmp_path / "run")
     assert max(line["objective/kl"] for line in lines) > 1.5  # a beta of 0.1 is far too small

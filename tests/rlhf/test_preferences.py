@@ -28,8 +28,9 @@ def check(pairs: list[dict[str, Any]]) -> None:
     for pair in pairs:
         texts = [pair["chosen"], pair["rejected"]]
         assert sentiment([pair["prompt"]] * 2, texts) == [
-            pair["chosen_score"], pair["rejected_score"],
-        ]  # fmt: skip
+            pair["chosen_score"],
+            pair["rejected_score"],
+        ]
         assert pair["chosen_score"] - pair["rejected_score"] >= MARGIN
         assert pair["prompt"] in openings()
         assert list(pair) == ["prompt", "chosen", "rejected", "chosen_score", "rejected_score"]
@@ -88,8 +89,11 @@ def test_the_command_writes_pairs_of_both_parts(
     check(pairs)
     unseen = [pair for pair in pairs if is_held_out(pair["prompt"])]
     assert 0 < len(unseen) < len(pairs)
-    asked = [text for part, most in ((False, 12), (True, 6))
-             for text in [t for t in openings() if is_held_out(t) == part][:most]]  # fmt: skip
+    asked = [
+        text
+        for part, most in ((False, 12), (True, 6))
+        for text in [t for t in openings() if is_held_out(t) == part][:most]
+    ]
     assert {pair["prompt"] for pair in pairs} <= set(asked)
     assert max(sum(pair["prompt"] == prompt for pair in pairs) for prompt in asked) == 2
     said = capsys.readouterr().out
@@ -131,8 +135,18 @@ def test_pairs_of_ones_own_prompts_by_ones_own_reward(write: Any, tmp_path: Path
     known = [set(text.split()) - {"ba", "be", "bi", "bo"} for text in tiny.texts(80, words=30)]
     texts = [" ".join(sorted(words)) for words in known]
     (tmp_path / "reviews.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    pairs = read(write("a.jsonl", *SMALL, "--prompts", str(tmp_path / "reviews.jsonl"),
-                       "--reward", f"{__name__}:letters", "--margin", "2"))  # fmt: skip
+    pairs = read(
+        write(
+            "a.jsonl",
+            *SMALL,
+            "--prompts",
+            str(tmp_path / "reviews.jsonl"),
+            "--reward",
+            f"{__name__}:letters",
+            "--margin",
+            "2",
+        )
+    )
     assert len(pairs) > 12
     for pair in pairs:
         assert any(text.startswith(pair["prompt"]) for text in texts)

@@ -104,8 +104,9 @@ def test_conversations_are_read_through_the_chat_template(tmp_path: Path) -> Non
     rows = [{"prompt": [{"role": "user", "content": text}]} for text in TEXTS]
     source = write(tmp_path / "a.jsonl", rows)
     found = read_prompts("--prompts", source, words, 70, held_out=False)
-    expected = [f"ba user {r['prompt'][0]['content']} co" for r in rows
-                if not is_held_out(r["prompt"])]  # fmt: skip
+    expected = [
+        f"ba user {r['prompt'][0]['content']} co" for r in rows if not is_held_out(r["prompt"])
+    ]
     assert found.texts == expected
     assert found.tokens == [words(text)["input_ids"] for text in expected]
     with pytest.raises(UserError, match=r"row \d+ is a conversation, and the tokenizer has no cha"):
@@ -124,10 +125,12 @@ def test_conversations_are_read_through_the_chat_template(tmp_path: Path) -> Non
         ({"prompt": []}, "row 61: its prompt is empty"),
         ({"prompt": 3}, "row 61: its prompt is neither text nor a conversation: 3"),
         ({"prompt": ["ba"]}, "row 61: its prompt is neither"),
-        ({"text": "ba", "star": "1"},
-         "row 61 has no column prompt; found text, star, needed prompt"),
+        (
+            {"text": "ba", "star": "1"},
+            "row 61 has no column prompt; found text, star, needed prompt",
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("held_out", [False, True])
 def test_a_bad_row_is_named(row: dict[str, Any], said: str, held_out: bool, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [*ROWS, row])
@@ -217,13 +220,15 @@ def test_pairs_of_conversations_that_begin_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "ba", "chosen": "bo"},
-         "row 2 has no column rejected; found prompt, chosen, needed chosen, rejected"),
+        (
+            {"prompt": "ba", "chosen": "bo"},
+            "row 2 has no column rejected; found prompt, chosen, needed chosen, rejected",
+        ),
         ({"prompt": "", "chosen": "bo", "rejected": "ba"}, "row 2: its prompt is empty"),
         ({"prompt": "ba", "chosen": None, "rejected": "ba"}, "row 2: its chosen is empty"),
         ({"prompt": "ba", "chosen": 1, "rejected": "ba"}, "row 2: its chosen is neither text nor"),
     ],
-)  # fmt: skip
+)
 def test_bad_pairs_are_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [*pairs(TEXTS[:1]), row])
     with pytest.raises(UserError, match=f"--preferences {source}: {said}"):

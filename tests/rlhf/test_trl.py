@@ -27,10 +27,11 @@ def test_a_policy_is_left_that_reads_back_as_it_was_measured(
     trained: Callable[..., Path], name: str, lora: int
 ) -> None:
     folder = trained(name, "--lora", lora)
-    assert {p.name for p in folder.iterdir()} == {
-        "checkpoints", "config.json", "env.json", "metrics.jsonl", "model", "pictures",
-        "summary.json",
-    }  # fmt: skip
+    assert {p.name for p in folder.iterdir()} == set(
+        """
+        checkpoints config.json env.json metrics.jsonl model pictures summary.json
+    """.split()
+    )
     verify_folder(folder / "model")
     told = summary(folder)["evaluation"]
     assert told["kl"] > 1e-3  # it has moved
@@ -74,9 +75,20 @@ def test_a_reward_model_reads_back_with_equal_scores(
 
     monkeypatch.setattr(reward, "leave", keep)
     folder = trained(
-        "reward", "--lora", lora, "--limit", "0", "--epochs", "20", "--batch-size", "16",
-        "--micro-batch", "16", "--checkpoint-every", "100",
-    )  # fmt: skip
+        "reward",
+        "--lora",
+        lora,
+        "--limit",
+        "0",
+        "--epochs",
+        "20",
+        "--batch-size",
+        "16",
+        "--micro-batch",
+        "16",
+        "--checkpoint-every",
+        "100",
+    )
     _, _, model, tokenizer, unseen = kept
     read = load_reward("--reward", str(folder / "model"), Path("data"))
     scores = {}
@@ -102,8 +114,9 @@ def test_the_score_starts_small_on_an_unchanged_trunk(tiny_model: Path) -> None:
     width = made.config.hidden_size
     assert made.score.weight.std().item() == pytest.approx((width + 1) ** -0.5, rel=0.4)
     trunk = tiny.llama().base_model.state_dict()
-    assert all(torch.equal(value, trunk[name]) for name, value in
-               made.base_model.state_dict().items())  # fmt: skip
+    assert all(
+        torch.equal(value, trunk[name]) for name, value in made.base_model.state_dict().items()
+    )
 
 
 def said(role: str, content: str) -> list[dict[str, str]]:
@@ -153,16 +166,36 @@ def test_dpo_reaches_its_optimum(trained: Callable[..., Path], tmp_path: Path) -
     k = {" ba": 1, " ce": 2, " di": 4}
     rows = [
         {"prompt": prompt, "chosen": a, "rejected": b}
-        for a in k for b in k if a != b
+        for a in k
+        for b in k
+        if a != b
         for _ in range(15 * k[a] // (k[a] + k[b]))
-    ]  # fmt: skip
+    ]
     assert len(rows) == 3 * 15
     data = write_rows(tmp_path / "table.jsonl", rows)
     folder = trained(
-        "dpo", "--preferences", data, "--limit", "0", "--lora", "0", "--beta", beta, "--lr", "3e-3",
-        "--batch-size", "45", "--micro-batch", "45", "--epochs", "100", "--kl-every", "100",
-        "--checkpoint-every", "100",
-    )  # fmt: skip
+        "dpo",
+        "--preferences",
+        data,
+        "--limit",
+        "0",
+        "--lora",
+        "0",
+        "--beta",
+        beta,
+        "--lr",
+        "3e-3",
+        "--batch-size",
+        "45",
+        "--micro-batch",
+        "45",
+        "--epochs",
+        "100",
+        "--kl-every",
+        "100",
+        "--checkpoint-every",
+        "100",
+    )
     policy, tokenizer, _ = load_policy(str(folder), Path("data"))
 
     def table(lm: Any) -> torch.Tensor:

@@ -28,8 +28,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(repository: Path, *argv: str) -> None:
-    done = subprocess.run([sys.executable, "-m", *argv], cwd=repository, env=os.environ | QUIET,
-                          capture_output=True, text=True, timeout=300, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", *argv],
+        cwd=repository,
+        env=os.environ | QUIET,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -41,32 +48,50 @@ def test_its_tests_pass(repository: Path) -> None:
 def test_it_is_in_the_house(repository: Path) -> None:
     command(repository, "ruff", "check", "mine", "tests/mine")
     command(repository, "ruff", "format", "--check", "mine", "tests/mine")
-    done = subprocess.run([Path(sys.executable).parent / "lint-imports", "--no-logo"],
-                          cwd=repository, capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-logo"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     (repository / "vae" / "thief.py").write_text("import mine.model\n")
-    done = subprocess.run([Path(sys.executable).parent / "lint-imports", "--no-logo"],
-                          cwd=repository, capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-logo"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     (repository / "vae" / "thief.py").unlink()
     assert done.returncode == 1
     assert "vae.thief -> mine.model" in done.stdout
 
 
 def test_its_commands(repository: Path) -> None:
-    said = subprocess.run(["make", "-n", "train-mine", "PRESET=smoke", "SEED=3"], cwd=repository,
-                          capture_output=True, text=True, check=True).stdout  # fmt: skip
+    said = subprocess.run(
+        ["make", "-n", "train-mine", "PRESET=smoke", "SEED=3"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert ".venv/bin/python -m mine.train smoke --seed 3" in said
-    listed = subprocess.run(["make", "help"], cwd=repository, capture_output=True, text=True,
-                            check=True).stdout  # fmt: skip
+    listed = subprocess.run(
+        ["make", "help"], cwd=repository, capture_output=True, text=True, check=True
+    ).stdout
     assert "eval-mine" in listed
 
 
 def test_nothing_speaks_of_the_template(repository: Path) -> None:
     files = [*(repository / "mine").iterdir(), *(repository / "tests/mine").iterdir()]
-    assert {path.name for path in files} == {
-        "__init__.py", "config.py", "model.py", "objective.py", "train.py", "evaluate.py",
-        "report.py", "README.md", "test_mine.py",
-    }  # fmt: skip
+    assert {path.name for path in files} == set(
+        """
+        __init__.py config.py model.py objective.py train.py evaluate.py report.py README.md
+        test_mine.py
+    """.split()
+    )
     assert not [path for path in files if "template" in path.read_text()]
 
 
@@ -76,11 +101,14 @@ def test_names() -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("My-App", "must be a word of lower-case letters"),
-    ("vae", "NAME vae: a module of this name is there already"),
-    ("json", "NAME json: a module of this name is there already"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("My-App", "must be a word of lower-case letters"),
+        ("vae", "NAME vae: a module of this name is there already"),
+        ("json", "NAME json: a module of this name is there already"),
+    ],
+)
 def test_names_that_are_refused(name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         create(name, tmp_path)

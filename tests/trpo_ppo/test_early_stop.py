@@ -22,8 +22,17 @@ def setting():
     observations = torch.randn(ROWS, 4)
     old = agent.policy(observations).detach()
     actions = old.mean + torch.randn(ROWS, 3)
-    batch = Batch(observations, actions, old, old.log_prob(actions), torch.randn(ROWS),
-                  torch.randn(ROWS), torch.zeros(ROWS), ROWS, 0)  # fmt: skip
+    batch = Batch(
+        observations,
+        actions,
+        old,
+        old.log_prob(actions),
+        torch.randn(ROWS),
+        torch.randn(ROWS),
+        torch.zeros(ROWS),
+        ROWS,
+        0,
+    )
     optimizer = torch.optim.Adam([agent.critic.flat, *agent.policy_parameters()], lr=1e-2)
     config = replace(
         presets("Hopper-v5", "ppo-clip")["default"], minibatch=ROWS // 2, epochs=PASSES

@@ -36,8 +36,10 @@ def pair(kind, seed=0, requires_grad=True):
         actions = torch.multinomial(old.logits.softmax(-1), 1, generator=rng)
     else:
         old = Gaussian(draw(N, 3), draw(3))
-        new = Gaussian((old.mean + 0.3 * draw(N, 3)).requires_grad_(requires_grad),
-                       (old.logvar + 0.2 * draw(3)).requires_grad_(requires_grad))  # fmt: skip
+        new = Gaussian(
+            (old.mean + 0.3 * draw(N, 3)).requires_grad_(requires_grad),
+            (old.logvar + 0.2 * draw(3)).requires_grad_(requires_grad),
+        )
         actions = old.mean + torch.exp(0.5 * old.logvar) * draw(N, 3)
     return old, new, actions, draw(N)
 
@@ -152,9 +154,16 @@ def test_slopes_at_and_beside_the_clips_edges():
     assert torch.equal(clipped_slope(ratio, advantages, 1e9), surrogate_slope(ratio, advantages))
 
 
-@pytest.mark.parametrize(("kl", "factor"), [(0.01 / 1.5, 1.0), (0.01 * 1.5, 1.0), (0.0, 0.5),
-                                             (math.nextafter(0.01 / 1.5, 0), 0.5),
-                                             (math.nextafter(0.01 * 1.5, 1), 2.0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kl", "factor"),
+    [
+        (0.01 / 1.5, 1.0),
+        (0.01 * 1.5, 1.0),
+        (0.0, 0.5),
+        (math.nextafter(0.01 / 1.5, 0), 0.5),
+        (math.nextafter(0.01 * 1.5, 1), 2.0),
+    ],
+)
 def test_the_adaptive_rule_at_its_boundaries(kl, factor):
     assert PPOPenalty(3.0, 0.01).update(kl) == 3.0 * factor
 
@@ -164,8 +173,9 @@ def test_explained_variance():
 
     def of(values):
         error = target - values
-        return explained_variance(target.mean(), target.square().mean(), error.mean(),
-                                  error.square().mean()).item()  # fmt: skip
+        return explained_variance(
+            target.mean(), target.square().mean(), error.mean(), error.square().mean()
+        ).item()
 
     assert of(values) == pytest.approx(1 - ((target - values).var() / target.var()).item())
     assert of(target + 7) == pytest.approx(1, abs=1e-5)  # off by a constant

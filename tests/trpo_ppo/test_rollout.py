@@ -94,8 +94,10 @@ def test_no_transition_crosses_an_episode(agent):
                     assert out.discounted[t, i] == pytest.approx(discounted)
                 if step:  # one tag, so one episode's seed, from reset to end
                     assert tag == rollout.raw[t - 1, i, 0] or t == 0
-        ended += [(23 * part + t, e.env, e.observation.tolist()[1:], e.total, e.length)
-                  for t, e in rollout.ended]  # fmt: skip
+        ended += [
+            (23 * part + t, e.env, e.observation.tolist()[1:], e.total, e.length)
+            for t, e in rollout.ended
+        ]
         # The observation after the rollout is the next rollout's first.
         assert np.array_equal(rollout.after, envs.observations.astype(np.float32))
     lengths = iter(ended)
@@ -153,8 +155,10 @@ def test_equal_to_gymnasiums_same_step_autoreset(name):
     """Same observations, rewards and ends as SyncVectorEnv, given the same seeds of episodes."""
     n, time = 3, 400
     ours = Environments(name, 5, range(n), 0.99)
-    seeds = [[int(np.random.SeedSequence((5, 3, i, e + 1)).generate_state(1)[0])
-              for e in range(time)] for i in range(n)]  # fmt: skip
+    seeds = [
+        [int(np.random.SeedSequence((5, 3, i, e + 1)).generate_state(1)[0]) for e in range(time)]
+        for i in range(n)
+    ]
 
     class Seeded(gym.Wrapper):
         def __init__(self, env, own):
@@ -164,8 +168,10 @@ def test_equal_to_gymnasiums_same_step_autoreset(name):
         def reset(self, **_):
             return super().reset(seed=next(self.own))
 
-    theirs = SyncVectorEnv([lambda i=i: Seeded(make(name), seeds[i]) for i in range(n)],
-                           autoreset_mode=AutoresetMode.SAME_STEP)  # fmt: skip
+    theirs = SyncVectorEnv(
+        [lambda i=i: Seeded(make(name), seeds[i]) for i in range(n)],
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
     seen, _ = theirs.reset()
     rng, out = np.random.default_rng(0), columns(time, n)
     assert np.array_equal(seen, ours.observations)

@@ -109,9 +109,15 @@ def test_fisher_matrix_is_the_outer_product_of_scores(kind):
                 expected += log_prob.exp().detach() * torch.outer(score, score) / len(x)
         else:
             for d in range(3):  # Fisher matrix of a normal: 1/var for the mean, 2 for log sd
-                jacobian = flat(torch.autograd.grad(one.mean[0, d], agent.policy_parameters(),
-                                                    retain_graph=True, allow_unused=True,
-                                                    materialize_grads=True))  # fmt: skip
+                jacobian = flat(
+                    torch.autograd.grad(
+                        one.mean[0, d],
+                        agent.policy_parameters(),
+                        retain_graph=True,
+                        allow_unused=True,
+                        materialize_grads=True,
+                    )
+                )
                 expected += torch.outer(jacobian, jacobian) / one.logvar[d].exp().detach() / len(x)
                 at = len(agent.actor.flat) + d
                 expected[at, at] += 2 / len(x)
@@ -150,8 +156,15 @@ def softmax_bandit(theta, advantages, delta, **options):
 
     return trust_region_step(
         lambda: surrogate(policy().log_prob(actions), old.log_prob(actions), advantages) * p,
-        lambda: old.kl(policy()) * p, [theta], lambda x: x.sum(0), delta, 0.0, 10, 10, **options,
-    )  # fmt: skip
+        lambda: old.kl(policy()) * p,
+        [theta],
+        lambda x: x.sum(0),
+        delta,
+        0.0,
+        10,
+        10,
+        **options,
+    )
 
 
 def test_the_step_of_a_softmax_bandit_is_the_closed_form():
@@ -176,10 +189,17 @@ def test_the_step_of_a_gaussian_mean_is_the_closed_form():
     actions = torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     old, advantages = Gaussian(before.expand(50, -1), logvar), actions[:, 0] - 0.4 * actions[:, 1]
     step = trust_region_step(
-        lambda: surrogate(Gaussian(mu.expand(50, -1), logvar).log_prob(actions),
-                          old.log_prob(actions), advantages),
-        lambda: old.kl(Gaussian(mu.expand(50, -1), logvar)), [mu], mean_rows, 0.01, 0.0, 10, 30,
-    )  # fmt: skip
+        lambda: surrogate(
+            Gaussian(mu.expand(50, -1), logvar).log_prob(actions), old.log_prob(actions), advantages
+        ),
+        lambda: old.kl(Gaussian(mu.expand(50, -1), logvar)),
+        [mu],
+        mean_rows,
+        0.01,
+        0.0,
+        10,
+        30,
+    )
     sigma = math.exp(0.25)
     g = ((actions - before) * advantages[:, None]).mean(0) / sigma**2
     full = math.sqrt(0.02) * sigma * g / g.norm()
@@ -199,9 +219,12 @@ def run_step(agent, x, actions, advantages, delta, **options):
     settings = {"damping": 0.1, "iterations": 10, "backtracks": 10} | options
     step = trust_region_step(
         lambda: surrogate(agent.policy(x).log_prob(actions), log_prob, advantages),
-        lambda: old.kl(agent.policy(x)), agent.policy_parameters(), average_of(len(x)), delta,
+        lambda: old.kl(agent.policy(x)),
+        agent.policy_parameters(),
+        average_of(len(x)),
+        delta,
         **settings,
-    )  # fmt: skip
+    )
     return step, old, log_prob
 
 
@@ -243,16 +266,24 @@ def test_a_failed_search_leaves_every_bit():
             return old.kl(agent.policy(x)) + (0.0 if torch.is_grad_enabled() else 1.0)
 
         step = trust_region_step(
-            lambda a=agent, x=x, actions=actions: a.policy(x).log_prob(actions), kl,
-            agent.policy_parameters(), average_of(32), 0.01, 0.1, 10, 5,
-        )  # fmt: skip
+            lambda a=agent, x=x, actions=actions: a.policy(x).log_prob(actions),
+            kl,
+            agent.policy_parameters(),
+            average_of(32),
+            0.01,
+            0.1,
+            10,
+            5,
+        )
         assert (step.accepted, step.failure, step.backtracks) == (False, "line_search", 5)
         after = agent.policy_parameters()
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize(("advantage", "failure"), [(0.0, "no_gradient"), (math.nan, "not_finite"),
-                                                    (math.inf, "not_finite")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("advantage", "failure"),
+    [(0.0, "no_gradient"), (math.nan, "not_finite"), (math.inf, "not_finite")],
+)
 def test_no_step_without_a_gradient(advantage, failure):
     agent = agent_of("gaussian", 0)
     x = torch.randn(16, 4, dtype=torch.float64)
@@ -269,9 +300,15 @@ def test_no_step_along_bad_curvature(sign):
     old, actions = agent.policy(x).detach(), sample(agent, x)
     before = flat(agent.policy_parameters()).detach().clone()
     step = trust_region_step(
-        lambda: agent.policy(x).log_prob(actions), lambda: sign * old.kl(agent.policy(x)),
-        agent.policy_parameters(), average_of(16), 0.01, 0.0, 10, 10,
-    )  # fmt: skip
+        lambda: agent.policy(x).log_prob(actions),
+        lambda: sign * old.kl(agent.policy(x)),
+        agent.policy_parameters(),
+        average_of(16),
+        0.01,
+        0.0,
+        10,
+        10,
+    )
     assert (step.accepted, step.failure) == (False, "curvature")
     assert torch.equal(before, flat(agent.policy_parameters()))
 

@@ -26,9 +26,9 @@ def test_every_grey_level_has_its_frequency(drawn):
     for level in range(1, 255):
         low, high = binom.interval(1 - 2e-7, DRAWS, level / 255)
         assert low <= counts[level] <= high, level
-    z = (counts[1:255] - DRAWS * torch.arange(1, 255) / 255) / torch.tensor([
-        math.sqrt(DRAWS * (g / 255) * (1 - g / 255)) for g in range(1, 255)
-    ])  # fmt: skip
+    z = (counts[1:255] - DRAWS * torch.arange(1, 255) / 255) / torch.tensor(
+        [math.sqrt(DRAWS * (g / 255) * (1 - g / 255)) for g in range(1, 255)]
+    )
     assert z.square().sum() < 254 + 4 * math.sqrt(2 * 254)
     assert abs(z.sum()) < 4 * math.sqrt(254)
 

@@ -192,12 +192,13 @@ def test_every_objective_averages_the_rows_of_the_batch():
     # The batch twice over is the same mean; a sum, or a mean over the wrong axis, is not.
     x, eps = images(), noise()
     for beta, dreg in itertools.product((1.0, 0.5), (True, False)):
-        once = objective.iwae(
-            x, forward(x, *parameters(), eps), mean, beta=beta, dreg=dreg
-        )  # fmt: skip
+        once = objective.iwae(x, forward(x, *parameters(), eps), mean, beta=beta, dreg=dreg)
         twice = objective.iwae(
-            x.repeat(2, 1), forward(x.repeat(2, 1), *parameters(), eps.repeat(1, 2, 1)), mean,
-            beta=beta, dreg=dreg,
-        )  # fmt: skip
+            x.repeat(2, 1),
+            forward(x.repeat(2, 1), *parameters(), eps.repeat(1, 2, 1)),
+            mean,
+            beta=beta,
+            dreg=dreg,
+        )
         for a, b in zip(once, twice, strict=True):
             close(a, b)

@@ -49,11 +49,15 @@ def in_new_process(row: str, steps: int) -> float:
 
 
 COLUMNS = [
-    ("task", "task", ""), ("name", "training loop", ""),
-    ("value", "steps per CPU-second", ",.0f"), ("least", "least", ",.0f"),
-    ("most", "most", ",.0f"), ("over_peer", "ours / peer", ".2f"),
-    ("of_simulator", "of the bare simulator", ".0%"), ("n", "rounds", "d"),
-]  # fmt: skip
+    ("task", "task", ""),
+    ("name", "training loop", ""),
+    ("value", "steps per CPU-second", ",.0f"),
+    ("least", "least", ",.0f"),
+    ("most", "most", ",.0f"),
+    ("over_peer", "ours / peer", ".2f"),
+    ("of_simulator", "of the bare simulator", ".0%"),
+    ("n", "rounds", "d"),
+]
 
 
 def summary(rounds: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
@@ -91,9 +95,14 @@ def main() -> None:
     print("\n" + markdown({"columns": describe_columns(COLUMNS), "rows": table}))
     if options.json:
         write_result(
-            Path(options.json), COLUMNS, table, rounds=rounds, load_average=os.getloadavg(),
-            options=asdict(options), environment=describe(),
-        )  # fmt: skip
+            Path(options.json),
+            COLUMNS,
+            table,
+            rounds=rounds,
+            load_average=os.getloadavg(),
+            options=asdict(options),
+            environment=describe(),
+        )
 
 
 if __name__ == "__main__":

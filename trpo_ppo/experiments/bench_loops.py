@@ -35,8 +35,9 @@ def _rows() -> dict[str, Row]:
             found[own] = Row(env, algo, "ours", f"ours, {algo}, the peer's settings", f"{own} peer")
             found[f"{own} peer"] = Row(env, algo, "peer", f"{NAMES[algo]}, the same settings")
             if env != "CartPole-v1" and algo == "ppo-clip":
-                found[f"{own} fast"] = Row(env, algo, "fast", "ours, 8 x 256, minibatch 512",
-                                           f"{own} peer")  # fmt: skip
+                found[f"{own} fast"] = Row(
+                    env, algo, "fast", "ours, 8 x 256, minibatch 512", f"{own} peer"
+                )
         found[f"{env} simulator"] = Row(env, "ppo-clip", "simulator", "the simulator alone")
     return found
 

@@ -70,11 +70,17 @@ class Row(NamedTuple):
 
 ROWS = [Row(task, algo, ours) for task in TASKS for algo in NAMES for ours in (True, False)]
 COLUMNS = [
-    ("task", "task", ""), ("name", "training loop", ""), ("value", "mean score", ",.0f"),
-    ("sd", "sd of the seeds", ",.0f"), ("each", "of each seed", ""), ("n", "seeds", "d"),
-    ("over_peer", "ours less peer", "+,.0f"), ("spread", "sd of both", ",.0f"),
-    ("steps", "steps", ",d"), ("seconds", "seconds a run", ",.0f"),
-]  # fmt: skip
+    ("task", "task", ""),
+    ("name", "training loop", ""),
+    ("value", "mean score", ",.0f"),
+    ("sd", "sd of the seeds", ",.0f"),
+    ("each", "of each seed", ""),
+    ("n", "seeds", "d"),
+    ("over_peer", "ours less peer", "+,.0f"),
+    ("spread", "sd of both", ",.0f"),
+    ("steps", "steps", ",d"),
+    ("seconds", "seconds a run", ",.0f"),
+]
 
 
 def known(row: Row, seed: int, steps: int) -> dict[str, Any] | None:
@@ -87,14 +93,22 @@ def table_row(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
     scores = [run["evaluation"]["deterministic"] for run in runs]
     seconds = [run["training_seconds"] for run in runs]
     return {
-        "task": row.task, "name": row.name, "algo": row.algo, "ours": row.ours,
-        "value": mean(scores), "sd": stdev(scores) if len(scores) > 1 else 0.0,
-        "each": ", ".join(f"{score:,.0f}" for score in scores), "n": len(scores),
-        "scores": scores, "training_scores": [run["training"]["score"] for run in runs],
+        "task": row.task,
+        "name": row.name,
+        "algo": row.algo,
+        "ours": row.ours,
+        "value": mean(scores),
+        "sd": stdev(scores) if len(scores) > 1 else 0.0,
+        "each": ", ".join(f"{score:,.0f}" for score in scores),
+        "n": len(scores),
+        "scores": scores,
+        "training_scores": [run["training"]["score"] for run in runs],
         "steps": runs[0]["training"].get("environment_steps", runs[0]["steps"]),
-        "seconds": mean(seconds), "seconds_each": seconds,
-        "episodes": runs[0]["evaluation"]["episodes"], "commands": [run["command"] for run in runs],
-    }  # fmt: skip
+        "seconds": mean(seconds),
+        "seconds_each": seconds,
+        "episodes": runs[0]["evaluation"]["episodes"],
+        "commands": [run["command"] for run in runs],
+    }
 
 
 def beside_peer(rows: list[dict[str, Any]]) -> None:
@@ -109,15 +123,22 @@ def beside_peer(rows: list[dict[str, Any]]) -> None:
 def collect(options: Options) -> None:
     """quality.json, of the rows that have all their runs."""
     seeds, by_key = range(options.seeds), {row.key: row for row in ROWS}
-    runs = {f"{row.key}-seed{seed}": known(row, seed, options.steps)
-            for row in ROWS for seed in seeds}  # fmt: skip
+    runs = {
+        f"{row.key}-seed{seed}": known(row, seed, options.steps) for row in ROWS for seed in seeds
+    }
     there = {name: run for name, run in runs.items() if run}
     wanted = {key: [f"{key}-seed{seed}" for seed in seeds] for key in by_key}
     whole = complete(wanted, RUNS / str(options.steps), there.__contains__)
     rows = [table_row(by_key[key], [there[name] for name in wanted[key]]) for key in whole]
     beside_peer(rows)
-    write_result(RESULTS / "quality.json", COLUMNS, rows, steps=options.steps,
-                 seeds=options.seeds, environment=describe())  # fmt: skip
+    write_result(
+        RESULTS / "quality.json",
+        COLUMNS,
+        rows,
+        steps=options.steps,
+        seeds=options.seeds,
+        environment=describe(),
+    )
 
 
 def main() -> None:
@@ -125,9 +146,11 @@ def main() -> None:
     if not options.collect:
         require()
         runs = [
-            row.run(seed, options.steps) for seed in range(options.seeds) for row in ROWS
+            row.run(seed, options.steps)
+            for seed in range(options.seeds)
+            for row in ROWS
             if not (options.missing and known(row, seed, options.steps))
-        ]  # fmt: skip
+        ]
         make_all_sure(runs, options.jobs)
     collect(options)
     print(f"results in {RESULTS / 'quality.json'}; now: make tables")

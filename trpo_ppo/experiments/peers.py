@@ -76,22 +76,36 @@ def build(config: Config) -> tuple[Any, Any]:
         return config.lr * (left + 1 / rollouts)
 
     same: dict[str, Any] = {
-        "n_steps": config.rollout, "batch_size": config.minibatch, "gamma": config.gamma,
-        "learning_rate": annealed if config.anneal else config.lr, "gae_lambda": config.lam,
-        "device": "cpu", "seed": config.seed,
-    }  # fmt: skip
+        "n_steps": config.rollout,
+        "batch_size": config.minibatch,
+        "gamma": config.gamma,
+        "learning_rate": annealed if config.anneal else config.lr,
+        "gae_lambda": config.lam,
+        "device": "cpu",
+        "seed": config.seed,
+    }
     if config.algo == "trpo":
         model: Any = TRPO(
-            "MlpPolicy", envs, target_kl=config.delta / dimensions,
-            cg_max_steps=config.cg_iterations, cg_damping=config.damping / dimensions,
-            n_critic_updates=config.epochs, line_search_max_iter=config.backtracks, **same,
-        )  # fmt: skip
+            "MlpPolicy",
+            envs,
+            target_kl=config.delta / dimensions,
+            cg_max_steps=config.cg_iterations,
+            cg_damping=config.damping / dimensions,
+            n_critic_updates=config.epochs,
+            line_search_max_iter=config.backtracks,
+            **same,
+        )
     else:
         model = PPO(
-            "MlpPolicy", envs, n_epochs=config.epochs, clip_range=config.clip,
-            vf_coef=config.value_coefficient, ent_coef=config.entropy,
-            max_grad_norm=config.max_gradient, **same,
-        )  # fmt: skip
+            "MlpPolicy",
+            envs,
+            n_epochs=config.epochs,
+            clip_range=config.clip,
+            vf_coef=config.value_coefficient,
+            ent_coef=config.entropy,
+            max_grad_norm=config.max_gradient,
+            **same,
+        )
     return model, envs
 
 
@@ -118,10 +132,13 @@ def train(config: Config) -> dict[str, Any]:
         "training_seconds": round(seconds, 1),
         "training": {"score": float(np.mean(episodes))},
         "evaluation": {
-            "env": config.env, "episodes": len(scores), "deterministic": float(np.mean(scores)),
-            "deterministic_sd": float(np.std(scores)), "deterministic_scores": scores,
+            "env": config.env,
+            "episodes": len(scores),
+            "deterministic": float(np.mean(scores)),
+            "deterministic_sd": float(np.std(scores)),
+            "deterministic_scores": scores,
         },
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -29,8 +29,12 @@ from trpo_ppo.network import Array
 RUNS = Path("runs/reproduce-ppo")
 RESULTS = Path("trpo_ppo/results")
 RECORDS = RESULTS / "runs"
-TASKS = ("HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5", "InvertedPendulum-v5",
-         "Reacher-v5", "Swimmer-v5", "Walker2d-v5")  # fmt: skip
+TASKS = tuple(
+    """
+    HalfCheetah-v5 Hopper-v5 InvertedDoublePendulum-v5 InvertedPendulum-v5 Reacher-v5 Swimmer-v5
+    Walker2d-v5
+""".split()
+)
 # name: what it is, arguments, and the paper's normalised score (Schulman et al. 2017, Table 1)
 VARIANTS: dict[str, tuple[str, str, float | None]] = {
     "none": ("no clipping or penalty", "paper --algo ppo-kl --beta 0", -0.39),
@@ -138,52 +142,75 @@ def collect(options: Options) -> None:
     root, seeds = RUNS / str(options.steps), range(options.seeds)
     found = {
         name_of(variant, task, seed): known(variant, task, seed, options.steps)
-        for variant in VARIANTS for task in TASKS for seed in seeds
-    }  # fmt: skip
+        for variant in VARIANTS
+        for task in TASKS
+        for seed in seeds
+    }
     there = {name: run for name, run in found.items() if run}
     wanted = {v: [name_of(v, task, seed) for task in TASKS for seed in seeds] for v in VARIANTS}
     runs = {
         variant: [[there[name_of(variant, task, seed)] for seed in seeds] for task in TASKS]
         for variant in complete(wanted, root, there.__contains__)
     }
-    scores = {name: np.array([[r["score"] for r in task] for task in of])
-              for name, of in runs.items()}  # fmt: skip
+    scores = {
+        name: np.array([[r["score"] for r in task] for task in of]) for name, of in runs.items()
+    }
     random = np.array([random_score(task) for task in TASKS])
     normalised = normalise(scores, random)
-    about = {"steps": options.steps, "seeds": options.seeds, "environment": describe(),
-             "random": dict(zip(TASKS, random.tolist(), strict=True))}  # fmt: skip
+    about = {
+        "steps": options.steps,
+        "seeds": options.seeds,
+        "environment": describe(),
+        "random": dict(zip(TASKS, random.tolist(), strict=True)),
+    }
     rows, tasks = [], []
     for name in runs:
         what, arguments, paper = VARIANTS[name]
         flat = [run for task in runs[name] for run in task]
         low, high = interval(normalised[name])
-        rows.append({
-            "what": what, "value": float(normalised[name].mean()), "low": low, "high": high,
-            "paper": paper, "n": len(flat), "kl": float(np.mean([r["kl"] for r in flat])),
-            "kl_largest": max(r["kl_largest_update"] for r in flat),
-            "seconds": float(np.mean([r["seconds"] for r in flat])),
-            "command": f"python -m trpo_ppo.train {arguments} --env ENV --seed SEED "
-                       f"--steps {options.steps}",
-        })  # fmt: skip
+        rows.append(
+            {
+                "what": what,
+                "value": float(normalised[name].mean()),
+                "low": low,
+                "high": high,
+                "paper": paper,
+                "n": len(flat),
+                "kl": float(np.mean([r["kl"] for r in flat])),
+                "kl_largest": max(r["kl_largest_update"] for r in flat),
+                "seconds": float(np.mean([r["seconds"] for r in flat])),
+                "command": f"python -m trpo_ppo.train {arguments} --env ENV --seed SEED "
+                f"--steps {options.steps}",
+            }
+        )
         spread = scores[name].std(1, ddof=1) if options.seeds > 1 else np.zeros(len(TASKS))
-        tasks.append({"what": what, "runs": runs[name]} | {
-            task: f"{mean:.0f} ± {sd:.0f}" if abs(mean) >= 100 else f"{mean:.1f} ± {sd:.1f}"
-            for task, mean, sd in zip(TASKS, scores[name].mean(1), spread, strict=True)
-        })  # fmt: skip
+        tasks.append(
+            {"what": what, "runs": runs[name]}
+            | {
+                task: f"{mean:.0f} ± {sd:.0f}" if abs(mean) >= 100 else f"{mean:.1f} ± {sd:.1f}"
+                for task, mean, sd in zip(TASKS, scores[name].mean(1), spread, strict=True)
+            }
+        )
     points = {
         VARIANTS[name][0]: [
             (run["kl"], float(score))
             for of_task, scored in zip(runs[name], normalised[name], strict=True)
             for run, score in zip(of_task, scored, strict=True)
-        ] for name in runs
-    }  # fmt: skip
+        ]
+        for name in runs
+    }
     pictures.constraints(rows, points, RESULTS / "table1.png")
     titles = [
-        ("what", "constraint", ""), ("value", "normalised score", ".2f"),
-        ("low", "95 % from", ".2f"), ("high", "to", ".2f"), ("paper", "paper, v1 tasks", ".2f"),
-        ("n", "runs", "d"), ("kl", "mean KL(old ‖ new)", ".4f"),
-        ("kl_largest", "largest of an update", ".3f"), ("seconds", "seconds a run", ".0f"),
-    ]  # fmt: skip
+        ("what", "constraint", ""),
+        ("value", "normalised score", ".2f"),
+        ("low", "95 % from", ".2f"),
+        ("high", "to", ".2f"),
+        ("paper", "paper, v1 tasks", ".2f"),
+        ("n", "runs", "d"),
+        ("kl", "mean KL(old ‖ new)", ".4f"),
+        ("kl_largest", "largest of an update", ".3f"),
+        ("seconds", "seconds a run", ".0f"),
+    ]
     write_result(RESULTS / "table1.json", titles, rows, **about)
     titles = [("what", "constraint", ""), *((task, task, "") for task in TASKS)]
     write_result(RESULTS / "tasks.json", titles, tasks, **about)
@@ -195,16 +222,22 @@ def main() -> None:
     )
     wanted = {
         name_of(variant, task, seed): (variant, task, seed, options.steps)
-        for seed in range(options.seeds) for task in TASKS for variant in VARIANTS
-    }  # fmt: skip
+        for seed in range(options.seeds)
+        for task in TASKS
+        for variant in VARIANTS
+    }
     chosen = {name: run for name, run in wanted.items() if options.only in name}
     if not chosen:
         raise UserError(f"--only {options.only}: is in no run's name; {', '.join(wanted)}")
     if not options.collect:
-        make_all_sure([
-            ("trpo_ppo.train", command(*run), RUNS / str(options.steps) / name)
-            for name, run in chosen.items() if not (options.missing and known(*run))
-        ], options.jobs)  # fmt: skip
+        make_all_sure(
+            [
+                ("trpo_ppo.train", command(*run), RUNS / str(options.steps) / name)
+                for name, run in chosen.items()
+                if not (options.missing and known(*run))
+            ],
+            options.jobs,
+        )
     if not options.only:
         collect(options)
         print(f"results in {RESULTS}; now: make tables")

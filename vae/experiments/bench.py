@@ -99,8 +99,10 @@ def summary(rounds: Sequence[dict[Row, dict[str, float]]]) -> list[dict[str, Any
     for row, name in ROWS.items():
         speeds = [one[row]["images_per_cpu_second"] for one in rounds]
         line: dict[str, Any] = {"row": row, "name": name, "n": len(rounds)}
-        line |= {key: round(statistics.median(one[row][key] for one in rounds), 3)
-                 for key in rounds[0][row]}  # fmt: skip
+        line |= {
+            key: round(statistics.median(one[row][key] for one in rounds), 3)
+            for key in rounds[0][row]
+        }
         line |= {"least": round(min(speeds)), "most": round(max(speeds))}
         if row in PEERS:
             line["ours_over_this"] = ratio(row, "images_per_cpu_second")
@@ -128,9 +130,14 @@ def main() -> None:
     print("\n" + markdown({"columns": describe_columns(COLUMNS), "rows": table}))
     if options.json:
         write_result(
-            Path(options.json), COLUMNS, table, rounds=rounds, load_average=os.getloadavg(),
-            options=asdict(options), environment=describe(),
-        )  # fmt: skip
+            Path(options.json),
+            COLUMNS,
+            table,
+            rounds=rounds,
+            load_average=os.getloadavg(),
+            options=asdict(options),
+            environment=describe(),
+        )
 
 
 if __name__ == "__main__":

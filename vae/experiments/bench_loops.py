@@ -27,9 +27,16 @@ BATCH, LATENT, WIDTH, LR = 128, 20, 400, 1e-3  # pytorch/examples, vae/main.py
 WARMUP, PROFILED = 20, 60  # steps before the clock starts, and under the profiler after it stops
 PRODUCTS = {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"}
 SAME = Config(
-    network="mlp", latent=LATENT, width=WIDTH, depth=1, activation="relu", batch_size=BATCH,
-    optimizer="adam", lr=LR, warmup=0,
-)  # fmt: skip
+    network="mlp",
+    latent=LATENT,
+    width=WIDTH,
+    depth=1,
+    activation="relu",
+    batch_size=BATCH,
+    optimizer="adam",
+    lr=LR,
+    warmup=0,
+)
 
 
 class Finished(Exception):
@@ -201,8 +208,11 @@ def pythae(images: int, data: str) -> dict[str, float]:
             VAE(shape, encoder=Encoder(), decoder=Decoder()),
             BaseDataset(digits, torch.ones(len(digits))),
             training_config=BaseTrainerConfig(
-                output_dir=folder, per_device_train_batch_size=BATCH, learning_rate=LR,
-                num_epochs=10**6, no_cuda=True,
+                output_dir=folder,
+                per_device_train_batch_size=BATCH,
+                learning_rate=LR,
+                num_epochs=10**6,
+                no_cuda=True,
             ),
-        ).train()  # fmt: skip
+        ).train()
     return clock.result()

@@ -78,31 +78,62 @@ def headline() -> None:
 
     likelihood = {"metric": "test log-likelihood", "unit": "nats"}
     rows = [
-        row("VAE, residual MLP, K = 1 (`make train-vae`)", seeds[0], -86.76, f"{IWAE}, VAE k = 1",
-            value=mean(values), spread=stdev(values), spread_is="standard deviation over seeds",
-            n=len(seeds), samples=seeds[0]["importance_samples"], **likelihood),
-        row(f"convolutional, DReG, K = {paper['samples_in_training']}", paper, -84.78,
-            f"{IWAE}, IWAE k = 50", value=paper["log_likelihood"],
+        row(
+            "VAE, residual MLP, K = 1 (`make train-vae`)",
+            seeds[0],
+            -86.76,
+            f"{IWAE}, VAE k = 1",
+            value=mean(values),
+            spread=stdev(values),
+            spread_is="standard deviation over seeds",
+            n=len(seeds),
+            samples=seeds[0]["importance_samples"],
+            **likelihood,
+        ),
+        row(
+            f"convolutional, DReG, K = {paper['samples_in_training']}",
+            paper,
+            -84.78,
+            f"{IWAE}, IWAE k = 50",
+            value=paper["log_likelihood"],
             spread=paper["log_likelihood_standard_error"],
-            spread_is="standard error over digits", n=1,
-            samples=paper["importance_samples"], **likelihood),
-    ]  # fmt: skip
+            spread_is="standard error over digits",
+            n=1,
+            samples=paper["importance_samples"],
+            **likelihood,
+        ),
+    ]
     for vib, network in VIB_NETWORKS.items():
         sweep = [(beta, read(f"{vib}-{beta:g}")) for beta in VIB_BETAS]
         beta, best = min(sweep, key=lambda one: one[1]["errors"])
         percent = best["error_percent"]
-        rows.append(row(
-            f"VIB, {network}, best of {len(sweep)} beta: {beta:g}", best, 1.13,
-            f"{ALEMI}, beta 1e-3", metric="test error", unit="%", n=1, value=percent,
-            spread=(percent * (100 - percent) / best["digits"]) ** 0.5,
-            spread_is="standard error over digits",
-        ))  # fmt: skip
+        rows.append(
+            row(
+                f"VIB, {network}, best of {len(sweep)} beta: {beta:g}",
+                best,
+                1.13,
+                f"{ALEMI}, beta 1e-3",
+                metric="test error",
+                unit="%",
+                n=1,
+                value=percent,
+                spread=(percent * (100 - percent) / best["digits"]) ** 0.5,
+                spread_is="standard error over digits",
+            )
+        )
     columns = [
-        ("what", "model", ""), ("metric", "metric", ""), ("value", "ours", ".2f"),
-        ("spread", "±", ".2f"), ("spread_is", "± is", ""), ("n", "runs", "d"),
-        ("unit", "unit", ""), ("reference", "paper", ".2f"), ("source", "from", ""),
-        ("seconds", "training, s", ".0f"), ("threads", "threads", "d"),
-    ]  # fmt: skip
+        ("what", "model", ""),
+        ("metric", "metric", ""),
+        ("value", "ours", ".2f"),
+        ("spread", "±", ".2f"),
+        ("spread_is", "± is", ""),
+        ("n", "runs", "d"),
+        ("unit", "unit", ""),
+        ("reference", "paper", ".2f"),
+        ("source", "from", ""),
+        ("seconds", "training, s", ".0f"),
+        ("threads", "threads", "d"),
+    ]
     write_result(RESULTS / "headline.json", columns, rows)
 
 
@@ -110,11 +141,15 @@ def sweeps() -> None:
     """Rate against distortion over beta, and error against beta of the information bottleneck."""
     betas = [{"beta": beta, **read(f"beta-{beta:g}")} for beta in BETAS]
     columns = [
-        ("beta", "beta", "g"), ("rate", "rate", ".2f"), ("distortion", "distortion", ".2f"),
-        ("elbo", "ELBO", ".2f"), ("log_likelihood", "log-likelihood", ".2f"),
-        ("active_units", "active units", "d"), ("probe_accuracy", "linear probe", ".2%"),
+        ("beta", "beta", "g"),
+        ("rate", "rate", ".2f"),
+        ("distortion", "distortion", ".2f"),
+        ("elbo", "ELBO", ".2f"),
+        ("log_likelihood", "log-likelihood", ".2f"),
+        ("active_units", "active units", "d"),
+        ("probe_accuracy", "linear probe", ".2%"),
         ("aggregate_posterior_kl", "KL(q(z) ‖ p(z))", ".2f"),
-    ]  # fmt: skip
+    ]
     write_result(RESULTS / "beta_sweep.json", columns, betas)
     pictures.rate_distortion(betas, RESULTS / "rate_distortion.png")
 
@@ -124,13 +159,14 @@ def sweeps() -> None:
         for beta in VIB_BETAS
     ]
     columns = [
-        ("network", "network", ""), ("beta", "beta", "g"),
+        ("network", "network", ""),
+        ("beta", "beta", "g"),
         ("error_percent", "test error, %", ".2f"),
         ("error_percent_of_mean_latent", "error of the mean latent, %", ".2f"),
         ("rate", "I(X; Z) ≤ rate, nats", ".2f"),
         ("information_about_class_at_least", "I(Z; Y) ≥, nats", ".3f"),
         ("cross_entropy", "cross-entropy, nats", ".4f"),
-    ]  # fmt: skip
+    ]
     write_result(RESULTS / "vib_sweep.json", columns, vib)
     pictures.bottleneck(vib, RESULTS / "vib.png")
 

@@ -74,8 +74,9 @@ def loss(row: Row, teacher: Head, student: Head) -> Tensor:
             with torch.no_grad():
                 p = F.linear(*teacher)
             q = F.linear(*student)
-            return F.kl_div(q.log_softmax(-1), p.log_softmax(-1), log_target=True,
-                            reduction="batchmean")  # fmt: skip
+            return F.kl_div(
+                q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="batchmean"
+            )
         case "ours":
             return chunked("forward", teacher, student, temperature=1.0, skew=0.0) / n
         case "trl":
@@ -134,15 +135,23 @@ def summary(rounds: Sequence[Round], vocabularies: Sequence[int]) -> list[dict[s
                 return statistics.median(a[key] / b[key] for a, b in zip(own, naive, strict=True))
 
             seconds = [one["seconds"] for one in own]
-            table.append({
-                "row": row, "name": name, "vocabulary": vocabulary, "n": len(rounds),
-                "seconds": round(statistics.median(seconds), 3), "least": round(min(seconds), 3),
-                "most": round(max(seconds), 3), "time_of_naive": round(ratio("seconds"), 3),
-                "extra_mebibytes": round(
-                    statistics.median(one["extra_bytes"] for one in own) / 2**20, 1
-                ),
-                "memory_of_naive": round(ratio("extra_bytes"), 4), "value": own[0]["value"],
-            })  # fmt: skip
+            table.append(
+                {
+                    "row": row,
+                    "name": name,
+                    "vocabulary": vocabulary,
+                    "n": len(rounds),
+                    "seconds": round(statistics.median(seconds), 3),
+                    "least": round(min(seconds), 3),
+                    "most": round(max(seconds), 3),
+                    "time_of_naive": round(ratio("seconds"), 3),
+                    "extra_mebibytes": round(
+                        statistics.median(one["extra_bytes"] for one in own) / 2**20, 1
+                    ),
+                    "memory_of_naive": round(ratio("extra_bytes"), 4),
+                    "value": own[0]["value"],
+                }
+            )
     return table
 
 
@@ -157,20 +166,26 @@ def main() -> None:
         return
     rounds: list[Round] = []
     for count in range(1, options.repetitions + 1):
-        rounds.append({
-            (vocabulary, row): in_new_process(row, vocabulary, options)
-            for vocabulary in options.vocabularies
-            for row in ROWS
-        })  # fmt: skip
+        rounds.append(
+            {
+                (vocabulary, row): in_new_process(row, vocabulary, options)
+                for vocabulary in options.vocabularies
+                for row in ROWS
+            }
+        )
         told = (f"{row} {v:,}: {one['seconds']:.1f} s" for (v, row), one in rounds[-1].items())
         print(f"round {count}/{options.repetitions}: {', '.join(told)}", flush=True)
     table = summary(rounds, options.vocabularies)
     print("\n" + markdown({"columns": describe_columns(COLUMNS), "rows": table}))
     if options.json:
         write_result(
-            Path(options.json), COLUMNS, table, load_average=os.getloadavg(),
-            options=asdict(options), environment=describe(),
-        )  # fmt: skip
+            Path(options.json),
+            COLUMNS,
+            table,
+            load_average=os.getloadavg(),
+            options=asdict(options),
+            environment=describe(),
+        )
 
 
 if __name__ == "__main__":

@@ -36,14 +36,16 @@ COMMANDS = {
     "js": "default --objective js",
 }
 COLUMNS = (
-    ("what", "trained to minimise", ""), ("trained_on", "training tokens", ",d"),
+    ("what", "trained to minimise", ""),
+    ("trained_on", "training tokens", ",d"),
     ("kl_teacher_student", "KL(teacher ‖ student)", ".3f"),
     ("kl_teacher_student_standard_error", "±", ".3f"),
     ("kl_student_teacher", "KL(student ‖ teacher)", ".3f"),
     ("kl_student_teacher_standard_error", "±", ".3f"),
-    ("agreement", "same top token", ".1%"), ("perplexity_student", "perplexity", ".1f"),
+    ("agreement", "same top token", ".1%"),
+    ("perplexity_student", "perplexity", ".1f"),
     ("training_seconds", "training, s", ",.0f"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,12 @@ def collect() -> None:
     write_result(RESULTS / "objectives.json", COLUMNS, rows)
     pictures.curves(curves, RESULTS / "curves.png")
     columns = (
-        ("who", "model", ""), ("parameters", "parameters", ",d"),
+        ("who", "model", ""),
+        ("parameters", "parameters", ",d"),
         ("weight_mebibytes", "weights, MiB", ",.0f"),
         ("tokens_read_per_second", "tokens read per CPU-s", ",.0f"),
         ("tokens_written_per_second", "tokens written per CPU-s", ",.0f"),
-    )  # fmt: skip
+    )
     costs = [
         {"who": who, "weight_mebibytes": before[who]["weight_bytes"] / 2**20, **before[who]}
         for who in ("teacher", "student")

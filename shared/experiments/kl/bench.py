@@ -92,8 +92,11 @@ def measure(method: str, options: Options) -> dict[str, float]:
         seconds, peak = measured(lambda: step(method, tensors))
     vocabulary = options.head_vocabulary if heads else options.vocabulary
     elements = positions * vocabulary
-    return {"seconds": seconds, "ns_per_element": 1e9 * seconds / elements,
-            "extra_memory": peak / (4 * elements)}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "ns_per_element": 1e9 * seconds / elements,
+        "extra_memory": peak / (4 * elements),
+    }
 
 
 def _cuda(method: str, tensors: Sequence[Tensor]) -> tuple[float, float]:
@@ -141,21 +144,35 @@ def summary(
     for method in methods:
         ns = [one[method]["ns_per_element"] for one in rounds]
         ratios = [one[methods[0]]["seconds"] / one[method]["seconds"] for one in rounds]
-        table.append({
-            "row": method, "name": METHODS[method].title, "n": len(rounds),
-            "ns_per_element": round(statistics.median(ns), 3),
-            "least": round(min(ns), 3), "most": round(max(ns), 3),
-            "speed": round(statistics.median(ratios), 3),
-            "extra_memory": round(statistics.median(r[method]["extra_memory"] for r in rounds), 3),
-        })  # fmt: skip
+        table.append(
+            {
+                "row": method,
+                "name": METHODS[method].title,
+                "n": len(rounds),
+                "ns_per_element": round(statistics.median(ns), 3),
+                "least": round(min(ns), 3),
+                "most": round(max(ns), 3),
+                "speed": round(statistics.median(ratios), 3),
+                "extra_memory": round(
+                    statistics.median(r[method]["extra_memory"] for r in rounds), 3
+                ),
+            }
+        )
     return table
 
 
 def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m shared.experiments.kl.bench"))
     if options.smoke:
-        options = replace(options, repetitions=1, positions=20, vocabulary=3000,
-                          head_positions=20, head_vocabulary=3000, head_width=16)  # fmt: skip
+        options = replace(
+            options,
+            repetitions=1,
+            positions=20,
+            vocabulary=3000,
+            head_positions=20,
+            head_vocabulary=3000,
+            head_width=16,
+        )
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here")
     if options.results and not Path(options.results).is_dir():
@@ -186,9 +203,14 @@ def main() -> None:
         if options.results:
             suffix = "" if options.device == "cpu" else f"_{options.device}"
             write_result(
-                Path(options.results) / f"{name}{suffix}.json", columns, table, rounds=rounds,
-                load_average=os.getloadavg(), options=asdict(options), environment=describe(),
-            )  # fmt: skip
+                Path(options.results) / f"{name}{suffix}.json",
+                columns,
+                table,
+                rounds=rounds,
+                load_average=os.getloadavg(),
+                options=asdict(options),
+                environment=describe(),
+            )
 
 
 if __name__ == "__main__":

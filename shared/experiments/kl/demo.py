@@ -93,9 +93,12 @@ def descend(objective: Objective, mu: float, sigma: float) -> Fit:
     """The minimum that L-BFGS finds from a start."""
     parameters = torch.tensor([mu, math.log(sigma)], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [parameters], max_iter=500, tolerance_grad=1e-11, tolerance_change=1e-16,
+        [parameters],
+        max_iter=500,
+        tolerance_grad=1e-11,
+        tolerance_change=1e-16,
         line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -128,10 +131,14 @@ def fits(objective: Objective, s: float) -> list[Fit]:
 
 
 FIT_COLUMNS = (
-    ("separation", "modes at ±", "g"), ("direction", "minimised", ""), ("minimum", "minimum", ""),
-    ("mu", "mean, ±", ".3f"), ("sigma", "standard deviation", ".3f"), ("nats", "nats", ".4f"),
+    ("separation", "modes at ±", "g"),
+    ("direction", "minimised", ""),
+    ("minimum", "minimum", ""),
+    ("mu", "mean, ±", ".3f"),
+    ("sigma", "standard deviation", ".3f"),
+    ("nats", "nats", ".4f"),
     ("starts", "reached from", ""),
-)  # fmt: skip
+)
 
 
 def fit_table(separations: Sequence[float]) -> list[dict[str, Any]]:
@@ -139,19 +146,28 @@ def fit_table(separations: Sequence[float]) -> list[dict[str, Any]]:
     directions = {"D(target ‖ fit)": forward, "D(fit ‖ target)": reverse}
     return [
         {
-            "separation": s, "direction": direction, "minimum": "local" if rank else "global",
-            "mu": fit.mu, "sigma": fit.sigma, "nats": fit.nats, "starts": ", ".join(fit.starts),
+            "separation": s,
+            "direction": direction,
+            "minimum": "local" if rank else "global",
+            "mu": fit.mu,
+            "sigma": fit.sigma,
+            "nats": fit.nats,
+            "starts": ", ".join(fit.starts),
         }
         for s in separations
         for direction, make in directions.items()
         for rank, fit in enumerate(fits(make(s), s))
-    ]  # fmt: skip
+    ]
 
 
 NUMBER_COLUMNS = (
-    ("quantity", "quantity", ""), ("first", "first", ""), ("second", "second", ""),
-    ("bits", "bits", ".4f"), ("nats", "nats", ".4f"), ("hartleys", "hartleys", ".4f"),
-)  # fmt: skip
+    ("quantity", "quantity", ""),
+    ("first", "first", ""),
+    ("second", "second", ""),
+    ("bits", "bits", ".4f"),
+    ("nats", "nats", ".4f"),
+    ("hartleys", "hartleys", ".4f"),
+)
 
 
 def number_table() -> list[dict[str, Any]]:
@@ -159,8 +175,9 @@ def number_table() -> list[dict[str, Any]]:
 
     def row(quantity: str, function: Callable[..., Tensor], *distributions: list[float]) -> Any:
         arguments = [torch.tensor(p, dtype=torch.float64) for p in distributions]
-        values = {unit: function(*arguments, unit=unit).item()
-                  for unit in ("bits", "nats", "hartleys")}  # fmt: skip
+        values = {
+            unit: function(*arguments, unit=unit).item() for unit in ("bits", "nats", "hartleys")
+        }
         names = dict(zip(("first", "second"), map(str, distributions), strict=False))
         return {"quantity": quantity} | names | values
 
@@ -179,9 +196,11 @@ def number_table() -> list[dict[str, Any]]:
 
 
 SHIFT_COLUMNS = (
-    ("shift", "shift", "d"), ("kl", "D(p ‖ q), nats", ""), ("js", "JSD, nats", ".4f"),
+    ("shift", "shift", "d"),
+    ("kl", "D(p ‖ q), nats", ""),
+    ("js", "JSD, nats", ".4f"),
     ("wasserstein", "W1", ".4f"),
-)  # fmt: skip
+)
 
 
 def shift_table() -> list[dict[str, Any]]:
@@ -195,10 +214,15 @@ def shift_table() -> list[dict[str, Any]]:
         q = p.roll(shift)
         kl = kl_from_probs(p, q).item()
         moved = wasserstein_1d(places, places, x_weights=p, y_weights=q)
-        rows.append({
-            "shift": shift, "width": width, "kl": f"{kl:.4f}" if math.isfinite(kl) else "infinite",
-            "js": js_from_probs(p, q).item(), "wasserstein": moved.item(),
-        })  # fmt: skip
+        rows.append(
+            {
+                "shift": shift,
+                "width": width,
+                "kl": f"{kl:.4f}" if math.isfinite(kl) else "infinite",
+                "js": js_from_probs(p, q).item(),
+                "wasserstein": moved.item(),
+            }
+        )
     return rows
 
 

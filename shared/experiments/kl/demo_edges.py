@@ -15,9 +15,12 @@ from torch import distributions as td
 from shared.kl import kl_divergence, kl_from_logits
 
 COLUMNS = (
-    ("case", "D(p ‖ q) of", ""), ("peer", "torch's", ""), ("torch", "torch", ""),
-    ("ours", "here", ""), ("truth", "right", ""),
-)  # fmt: skip
+    ("case", "D(p ‖ q) of", ""),
+    ("peer", "torch's", ""),
+    ("torch", "torch", ""),
+    ("ours", "here", ""),
+    ("truth", "right", ""),
+)
 
 
 class Case(NamedTuple):
@@ -37,11 +40,13 @@ def _objects(
 ) -> Case:
     """A pair of distributions made of the parameters."""
     return Case(
-        case, parameters, "`kl_divergence`",
+        case,
+        parameters,
+        "`kl_divergence`",
         lambda *tensors: td.kl_divergence(*make(*tensors)),
         lambda *tensors: kl_divergence(*make(*tensors)),
         truth,
-    )  # fmt: skip
+    )
 
 
 def _kl_div(p_logits: Tensor, q_logits: Tensor) -> Tensor:
@@ -56,60 +61,83 @@ def _kl_div_probs(p_logits: Tensor, q_logits: Tensor) -> Tensor:
 INF = math.inf
 CASES = (
     Case(
-        "logits (0, -∞, 1) ‖ (1, -∞, 0)", ([0, -INF, 1], [1, -INF, 0]), "`F.kl_div`, log target",
-        _kl_div, kl_from_logits, math.tanh(0.5),
+        "logits (0, -∞, 1) ‖ (1, -∞, 0)",
+        ([0, -INF, 1], [1, -INF, 0]),
+        "`F.kl_div`, log target",
+        _kl_div,
+        kl_from_logits,
+        math.tanh(0.5),
     ),
     Case(
-        "logits (0, -∞, 1) ‖ (1, -∞, 0)", ([0, -INF, 1], [1, -INF, 0]), "`F.kl_div`",
-        _kl_div_probs, kl_from_logits, math.tanh(0.5),
+        "logits (0, -∞, 1) ‖ (1, -∞, 0)",
+        ([0, -INF, 1], [1, -INF, 0]),
+        "`F.kl_div`",
+        _kl_div_probs,
+        kl_from_logits,
+        math.tanh(0.5),
     ),
     Case(
-        "logits (0, -∞, 0) ‖ (0, -1, 0)", ([0, -INF, 0], [0, -1, 0]), "`F.kl_div`, log target",
-        _kl_div, kl_from_logits, math.log1p(math.exp(-1) / 2),
+        "logits (0, -∞, 0) ‖ (0, -1, 0)",
+        ([0, -INF, 0], [0, -1, 0]),
+        "`F.kl_div`, log target",
+        _kl_div,
+        kl_from_logits,
+        math.log1p(math.exp(-1) / 2),
     ),
     Case(
-        "logits (0, -200, 1) ‖ (0, 0, 1)", ([0, -200, 1], [0, 0, 1]), "`F.kl_div`",
-        _kl_div_probs, kl_from_logits, math.log1p(1 / (1 + math.e)),
+        "logits (0, -200, 1) ‖ (0, 0, 1)",
+        ([0, -200, 1], [0, 0, 1]),
+        "`F.kl_div`",
+        _kl_div_probs,
+        kl_from_logits,
+        math.log1p(1 / (1 + math.e)),
     ),
     _objects(
         "Categorical(logits 0, -∞, 1) ‖ (1, -∞, 0)",
         lambda a, b: (td.Categorical(logits=a), td.Categorical(logits=b)),
-        ([0, -INF, 1], [1, -INF, 0]), math.tanh(0.5),
+        ([0, -INF, 1], [1, -INF, 0]),
+        math.tanh(0.5),
     ),
     _objects(
         "Categorical(logits 0, 0) ‖ (0, -200)",
         lambda a, b: (td.Categorical(logits=a), td.Categorical(logits=b)),
-        ([0, 0], [0, -200]), 100 - math.log(2),
+        ([0, 0], [0, -200]),
+        100 - math.log(2),
     ),
     _objects(
         "Categorical(½, ½) ‖ (1 - 1e-12, 1e-12)",
         lambda a, b: (td.Categorical(a), td.Categorical(b)),
-        ([0.5, 0.5], [1 - 1e-12, 1e-12]), 0.5 * math.log(0.25e12),
+        ([0.5, 0.5], [1 - 1e-12, 1e-12]),
+        0.5 * math.log(0.25e12),
     ),
     _objects(
         "Bernoulli(½) ‖ Bernoulli(logit 20)",
         lambda a, b: (td.Bernoulli(a), td.Bernoulli(logits=b)),
-        (0.5, 20), 10 - math.log(2),
+        (0.5, 20),
+        10 - math.log(2),
     ),
     _objects(
         "Binomial(3, 1) ‖ Binomial(3, ½)",
-        lambda a, b: (td.Binomial(3, a), td.Binomial(3, b)), (1, 0.5), 3 * math.log(2),
+        lambda a, b: (td.Binomial(3, a), td.Binomial(3, b)),
+        (1, 0.5),
+        3 * math.log(2),
     ),
     _objects(
         "Binomial(3, ½) ‖ Binomial(3, 0)",
-        lambda a, b: (td.Binomial(3, a), td.Binomial(3, b)), (0.5, 0), INF,
+        lambda a, b: (td.Binomial(3, a), td.Binomial(3, b)),
+        (0.5, 0),
+        INF,
     ),
-    _objects(
-        "Poisson(0) ‖ Poisson(1)", lambda a, b: (td.Poisson(a), td.Poisson(b)), (0, 1), 1.0
-    ),
+    _objects("Poisson(0) ‖ Poisson(1)", lambda a, b: (td.Poisson(a), td.Poisson(b)), (0, 1), 1.0),
     _objects(
         "ContinuousBernoulli(0.3) ‖ Uniform(0, 1)",
-        lambda a, b: (td.ContinuousBernoulli(a), td.Uniform(b - 1, b)), (0.3, 1),
+        lambda a, b: (td.ContinuousBernoulli(a), td.Uniform(b - 1, b)),
+        (0.3, 1),
         # log C + mean * logit + log(1 - 0.3), with C and the mean of Loaiza-Ganem et al. 2019
         math.log(2 * math.atanh(0.4) / 0.4 * 0.7)
         + (0.3 / -0.4 + 1 / (2 * math.atanh(0.4))) * math.log(3 / 7),
     ),
-)  # fmt: skip
+)
 
 
 def said(function: Callable[..., Tensor], parameters: tuple[Any, ...]) -> str:
@@ -125,8 +153,11 @@ def edge_table() -> list[dict[str, Any]]:
     """A row for every case."""
     return [
         {
-            "case": case.case, "peer": case.peer, "torch": said(case.torch, case.parameters),
-            "ours": said(case.ours, case.parameters), "truth": f"{case.truth:.6g}",
+            "case": case.case,
+            "peer": case.peer,
+            "torch": said(case.torch, case.parameters),
+            "ours": said(case.ours, case.parameters),
+            "truth": f"{case.truth:.6g}",
         }
         for case in CASES
-    ]  # fmt: skip
+    ]

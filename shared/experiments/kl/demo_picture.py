@@ -94,13 +94,24 @@ def _means(axes: Axes, rows: Rows) -> None:
 
 def _nats(axes: Axes, rows: Rows) -> None:
     forward = [row for row in rows if not _is_reverse(row)]
-    axes.plot([r["separation"] for r in forward], [r["nats"] for r in forward], color=BLUE,
-              lw=1.8, label="D(target ‖ fit)")  # fmt: skip
+    axes.plot(
+        [r["separation"] for r in forward],
+        [r["nats"] for r in forward],
+        color=BLUE,
+        lw=1.8,
+        label="D(target ‖ fit)",
+    )
     for wide, style in ((True, "--"), (False, "-")):
         s, own = _branches(rows, wide)
         name = "between the modes" if wide else "on one mode"
-        axes.plot(s, [r["nats"] for r in own], color=ORANGE, lw=1.8, ls=style,
-                  label=f"D(fit ‖ target), fit {name}")  # fmt: skip
+        axes.plot(
+            s,
+            [r["nats"] for r in own],
+            color=ORANGE,
+            lw=1.8,
+            ls=style,
+            label=f"D(fit ‖ target), fit {name}",
+        )
     axes.axhline(math.log(2), color=GREY, lw=1, ls=":", label="ln 2")
     axes.set_ylim(0, 2)
     axes.set_title("how far it stays from the target", fontsize=10, loc="left")
@@ -112,10 +123,17 @@ def _nats(axes: Axes, rows: Rows) -> None:
 def _shifts(axes: Axes, rows: Rows) -> None:
     shift = [row["shift"] for row in rows]
     width = rows[0]["width"]
-    axes.plot(shift, [row["wasserstein"] / width for row in rows], "o-", color=GREEN, ms=4,
-              label="W1 / 4 places")  # fmt: skip
-    axes.plot(shift, [row["js"] / math.log(2) for row in rows], "o-", color=BLUE, ms=4,
-              label="JSD / ln 2")  # fmt: skip
+    axes.plot(
+        shift,
+        [row["wasserstein"] / width for row in rows],
+        "o-",
+        color=GREEN,
+        ms=4,
+        label="W1 / 4 places",
+    )
+    axes.plot(
+        shift, [row["js"] / math.log(2) for row in rows], "o-", color=BLUE, ms=4, label="JSD / ln 2"
+    )
     axes.plot(shift[:1], [0], "o", color=ORANGE, ms=7, mfc="none", label="D(p ‖ q): 0 here, then ∞")
     axes.axvspan(width, shift[-1], color="#eeeeee", zorder=0)
     axes.text(shift[-1], 0.08, "no overlap ", fontsize=8, ha="right", color=GREY)

@@ -58,9 +58,14 @@ def pointwise_kl_from_logits(
 ) -> Tensor:
     """The signed terms p log(p / q) of two softmaxes, in the broadcast shape of the logits."""
     pair = pair_from_logits(
-        p_logits, q_logits, dim=dim, temperature=temperature, support=support, mask=mask,
+        p_logits,
+        q_logits,
+        dim=dim,
+        temperature=temperature,
+        support=support,
+        mask=mask,
         validate=validate,
-    )  # fmt: skip
+    )
     return _pointwise(pair, dim, mask, unit)
 
 

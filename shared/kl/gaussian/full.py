@@ -125,9 +125,7 @@ def kl_mvn_from_scale_tril(
     Raises:
         ValueError: also a diagonal that is not positive throughout.
     """
-    given = {
-        "mu_p": mu_p, "scale_tril_p": scale_tril_p, "mu_q": mu_q, "scale_tril_q": scale_tril_q
-    }  # fmt: skip
+    given = {"mu_p": mu_p, "scale_tril_p": scale_tril_p, "mu_q": mu_q, "scale_tril_q": scale_tril_q}
     _check_shapes(**given)
     for name in ("scale_tril_p", "scale_tril_q"):
         if not bool((given[name].diagonal(dim1=-2, dim2=-1) > 0).all()):

@@ -240,10 +240,15 @@ def _arguments(
     """Gradients in the place and type of the arguments of ``apply``."""
     of_both: list[Tensor | None] = [None] * 6
     of_both[3 * student : 3 * student + 3] = grads
-    return (None, None, None, *(
-        None if grad is None else grad.to(dtype)
-        for grad, dtype in zip(of_both, dtypes, strict=True)
-    ))  # fmt: skip
+    return (
+        None,
+        None,
+        None,
+        *(
+            None if grad is None else grad.to(dtype)
+            for grad, dtype in zip(of_both, dtypes, strict=True)
+        ),
+    )
 
 
 def _accumulate(grads: list[Tensor | None], head: Head, rows: Tensor, gradient: Tensor) -> None:

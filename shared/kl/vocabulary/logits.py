@@ -124,8 +124,12 @@ def _chunked(
     weight = _weight(reduction, shape, rows)
     values: Tensor = _Rows.apply(
         *(logits.reshape(-1, logits.shape[-1]) for logits in (p_logits, q_logits)),
-        divergence, student, rows, weight, inplace,
-    )  # fmt: skip
+        divergence,
+        student,
+        rows,
+        weight,
+        inplace,
+    )
     return values.view(shape) if reduction == "none" else values.sum()
 
 

@@ -95,8 +95,10 @@ class AdaptiveKL(_Coefficient):
         if n < 1:
             raise ValueError(f"n must be >= 1, got {n}")
         if n * self._clip >= self._horizon:
-            raise ValueError(f"n must be below horizon / clip = {self._horizon / self._clip:g}, "
-                             f"got {n}: the coefficient could reach 0")  # fmt: skip
+            raise ValueError(
+                f"n must be below horizon / clip = {self._horizon / self._clip:g}, "
+                f"got {n}: the coefficient could reach 0"
+            )
         error = min(max(kl / self._target - 1, -self._clip), self._clip)
         return self._multiply(1 + error * n / self._horizon)
 

@@ -31,8 +31,12 @@ def test_missing_runs_bring_their_teacher(monkeypatch: pytest.MonkeyPatch):
     there -= {"mlp-teacher-seed0"}
     monkeypatch.setattr(distillation, "known", lambda name: {} if name not in there else {"a": 1})
     names = distillation.to_train(distillation.Options(only="plain-", missing=True))
-    assert names == ["plain-soft-seed1", "plain-soft-seed2",
-                     "plain-hard-seed0", "plain-hard-seed1", "plain-hard-seed2"]  # fmt: skip
+    assert (
+        names
+        == """
+        plain-soft-seed1 plain-soft-seed2 plain-hard-seed0 plain-hard-seed1 plain-hard-seed2
+    """.split()
+    )
     names = distillation.to_train(distillation.Options(only="mlp-soft", missing=True))
     assert names == ["mlp-teacher-seed0", "mlp-soft-seed0"]
     names = distillation.to_train(distillation.Options(only="self-student", missing=True))
@@ -92,12 +96,24 @@ def test_a_failed_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def fake(errors: int) -> dict[str, object]:
     way = {"errors": errors, "errors_on_missing": 1}
     return {
-        "command": "c", "digits": 10_000, "environment": {}, "threads": 1, "errors": errors,
-        "nll": 0.1, "calibration_error": 0.01, "training_seconds": 5.0,
-        "recipe": {"jitter": 1, "epochs": 2}, "averaged_errors": 1, "averaged_over_shifts": 9,
-        "corrected": {"digits_of_missing": 9, "raw": way, "prior_matching": way,
-                      "best_on_test": way},
-    }  # fmt: skip
+        "command": "c",
+        "digits": 10_000,
+        "environment": {},
+        "threads": 1,
+        "errors": errors,
+        "nll": 0.1,
+        "calibration_error": 0.01,
+        "training_seconds": 5.0,
+        "recipe": {"jitter": 1, "epochs": 2},
+        "averaged_errors": 1,
+        "averaged_over_shifts": 9,
+        "corrected": {
+            "digits_of_missing": 9,
+            "raw": way,
+            "prior_matching": way,
+            "best_on_test": way,
+        },
+    }
 
 
 def test_tables_have_a_row_for_what_is_there(tmp_path: Path):
@@ -112,8 +128,11 @@ def test_tables_have_a_row_for_what_is_there(tmp_path: Path):
     tables.write(read, tmp_path)
     found = {path.stem: json.loads(path.read_text())["rows"] for path in tmp_path.glob("*.json")}
     assert {name: len(rows) for name, rows in found.items()} == {
-        "headline": 1, "temperatures": 2, "objectives": 1, "transfer": 3,
-    }  # fmt: skip
+        "headline": 1,
+        "temperatures": 2,
+        "objectives": 1,
+        "transfer": 3,
+    }
     (row,) = found["headline"]
     assert (row["value"], row["spread"]) == (pytest.approx(mean(counts)), stdev(counts))
     assert (row["n"], row["reference"]) == (3, 74)

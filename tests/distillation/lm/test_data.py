@@ -66,8 +66,9 @@ def test_the_end_counts_and_what_follows_it_does_not() -> None:
     blocks = completed(tokens, torch.tensor([0, 1]), prompt=2, eos=end, pad=pad)
     assert blocks.tokens.tolist() == [[1, 5, 6, 1, 2, 2], [4, 5, 6, 7, 8, 9]]
     assert blocks.counts.tolist() == [  # the end inside the prompt ends nothing
-        [False, True, True, False, False], [False, True, True, True, True],
-    ]  # fmt: skip
+        [False, True, True, False, False],
+        [False, True, True, True, True],
+    ]
 
 
 def test_nothing_counts() -> None:

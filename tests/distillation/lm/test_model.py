@@ -120,9 +120,15 @@ def test_another_vocabulary(tmp_path: Path) -> None:
 def test_a_student_from_a_configuration(tmp_path: Path) -> None:
     tiny.tokenizer().save_pretrained(tmp_path)
     LlamaConfig(
-        vocab_size=tiny.VOCABULARY, hidden_size=16, intermediate_size=8, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=2, bos_token_id=None, eos_token_id=1,
-    ).save_pretrained(tmp_path)  # fmt: skip
+        vocab_size=tiny.VOCABULARY,
+        hidden_size=16,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        bos_token_id=None,
+        eos_token_id=1,
+    ).save_pretrained(tmp_path)
     student = start_student(str(tmp_path), "0", tiny.model(), tmp_path)
     assert student(TOKENS)[0].shape == (3, 10, 16)
 

@@ -68,8 +68,9 @@ def test_cross_entropy() -> None:
     expected = F.cross_entropy(student.hidden @ student.weight.T, tokens, reduction="sum")
     value = objective.cross_entropy(student, tokens)
     assert torch.allclose(value, expected, rtol=1e-6)
-    pairs = zip(torch.autograd.grad(value, student), torch.autograd.grad(expected, student),
-                strict=True)  # fmt: skip
+    pairs = zip(
+        torch.autograd.grad(value, student), torch.autograd.grad(expected, student), strict=True
+    )
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
 
 

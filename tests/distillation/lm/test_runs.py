@@ -20,9 +20,10 @@ from tests.helpers import (
 )
 
 # 18 training documents; batches of 5, 5, 1 blocks an epoch; on two processes 3 + 2 and 1 + 0.
-TINY = ["smoke", "--layers", "0", "--length", "8", "--epochs", "2", "--epoch-blocks", "11",
-        "--batch-size", "5", "--micro-batch", "2", "--evaluation-blocks", "4", "--warmup", "2",
-        "--mixed-precision", "no"]  # fmt: skip
+TINY = """
+    smoke --layers 0 --length 8 --epochs 2 --epoch-blocks 11 --batch-size 5 --micro-batch 2
+    --evaluation-blocks 4 --warmup 2 --mixed-precision no
+""".split()
 CASES = {
     "forward": [],
     "reverse": ["--objective", "reverse", "--train-embeddings", "--temperature", "2"],
@@ -60,10 +61,11 @@ def whole(there: list[str], tmp_path_factory: pytest.TempPathFactory, processes:
 
 def test_what_a_run_leaves(whole: Path) -> None:
     assert [line["step"] for line in metrics(whole)] == [3, 6]
-    assert {p.name for p in whole.iterdir()} == {
-        "config.json", "env.json", "metrics.jsonl", "summary.json", "checkpoints", "model",
-        "pictures",
-    }  # fmt: skip
+    assert {p.name for p in whole.iterdir()} == set(
+        """
+        config.json env.json metrics.jsonl summary.json checkpoints model pictures
+    """.split()
+    )
     unseen = json.loads((whole / "summary.json").read_text())["unseen"]
     model = AutoModelForCausalLM.from_pretrained(whole / "model")
     AutoTokenizer.from_pretrained(whole / "model")
@@ -87,8 +89,9 @@ def test_cut_in_the_middle_of_epoch_1(
     assert_same_run(whole, cut)
 
 
-WITH_TRL = ["--backend", "trl", "--on-policy", "1", "--prompt", "3", "--epoch-blocks", "12",
-            "--batch-size", "4"]  # fmt: skip
+WITH_TRL = """
+    --backend trl --on-policy 1 --prompt 3 --epoch-blocks 12 --batch-size 4
+""".split()
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -185,8 +188,9 @@ def test_cached_equals_live(
         assert_nearly_same_run(whole, tmp_path / name)
     refused(
         train(processes, *argv, "--length", "9", "--out", tmp_path / "other"),
-        f"--teacher-cache {cache}", "belongs to another teacher, other text",
-    )  # fmt: skip
+        f"--teacher-cache {cache}",
+        "belongs to another teacher, other text",
+    )
 
 
 def test_an_evaluation_says_what_training_said(

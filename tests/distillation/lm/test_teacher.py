@@ -86,8 +86,9 @@ def test_texts_that_were_written_before_an_interruption_are_kept(
         with pytest.raises(KeyboardInterrupt):
             texts(cut)
     assert [path.name for path in sorted(cut.iterdir())] == [
-        "00000.safetensors", "00001.safetensors",
-    ]  # fmt: skip
+        "00000.safetensors",
+        "00001.safetensors",
+    ]
     before = [path.stat().st_mtime_ns for path in sorted(cut.iterdir())]
     assert torch.equal(texts(cut), whole)
     assert [path.stat().st_mtime_ns for path in sorted(cut.iterdir())][:2] == before

@@ -107,10 +107,15 @@ def a_round(ours: float, peer: float) -> dict[Row, dict[str, float]]:
     """Speeds of ours and of the peer; memory in the same ratio."""
     speeds = dict.fromkeys(ROWS, 1.0) | {"ours": ours, "trl-1.12": peer}
     return {
-        row: {"samples_per_cpu_second": speed, "seconds": 16 / speed, "sampling": 4 / speed,
-              "peak_bytes": speed * 1e9, "trained": 5.0}
+        row: {
+            "samples_per_cpu_second": speed,
+            "seconds": 16 / speed,
+            "sampling": 4 / speed,
+            "peak_bytes": speed * 1e9,
+            "trained": 5.0,
+        }
         for row, speed in speeds.items()
-    }  # fmt: skip
+    }
 
 
 def test_ratios_are_of_one_round() -> None:
@@ -127,9 +132,11 @@ def test_ratios_are_of_one_round() -> None:
 
 
 def test_the_report(
-    command: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     (tmp_path / "trl").mkdir()
     monkeypatch.setattr(bench, "FOLDER", tmp_path)
     speeds = iter([(3.0, 2.0), (8.0, 2.0)])
@@ -163,9 +170,12 @@ def test_the_report(
     ],
 )
 def test_refused(
-    arguments: list[str], message: str, command: Callable[..., None], tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    command: Callable[..., None],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(bench, "FOLDER", tmp_path / "nowhere")
     with pytest.raises(UserError, match=message):
         command(*arguments)

@@ -22,10 +22,27 @@ def test_the_reference_is_sampled_and_scored(there: Path, monkeypatch: pytest.Mo
 
     def scores(seed: int, per_pass: int, gold: str = "vowels") -> dict[str, Any]:
         monkeypatch.setattr(best_of_n, "PER_PASS", per_pass)
-        monkeypatch.setattr(sys, "argv", [
-            "x", "--reward", "judge", "--gold", f"tests.rlhf.made_up:{gold}", "--count", "3",
-            "--samples", "5", "--completion", "6", "--seed", str(seed), "--out", "out",
-        ])  # fmt: skip
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "x",
+                "--reward",
+                "judge",
+                "--gold",
+                f"tests.rlhf.made_up:{gold}",
+                "--count",
+                "3",
+                "--samples",
+                "5",
+                "--completion",
+                "6",
+                "--seed",
+                str(seed),
+                "--out",
+                "out",
+            ],
+        )
         best_of_n.main()
         found: dict[str, Any] = json.loads(Path("out/summary.json").read_text())
         del found["seconds"]

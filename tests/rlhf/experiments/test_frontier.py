@@ -41,21 +41,31 @@ def test_a_peak_that_nobody_saw_is_not_told() -> None:
 def over(d: torch.Tensor) -> dict[str, Any]:
     """A run whose proxy rises in a straight line while its gold reward falls again."""
     records = [
-        {"objective/kl": far**2, "rewards/x/mean": 1 + 3 * 0.7 * far,
-         "rewards/gold/mean": 0.5 + 0.2 * gained}
+        {
+            "objective/kl": far**2,
+            "rewards/x/mean": 1 + 3 * 0.7 * far,
+            "rewards/gold/mean": 0.5 + 0.2 * gained,
+        }
         for far, gained in zip(d.tolist(), CURVE.reward(d).tolist(), strict=True)
-    ]  # fmt: skip
+    ]
     records[0]["objective/kl"] = -1e-12  # rounding
-    return {"config": {"reward": ["x"]}, "records": records, "command": "c", "environment": {},
-            "training_seconds": 9.0}  # fmt: skip
+    return {
+        "config": {"reward": ["x"]},
+        "records": records,
+        "command": "c",
+        "environment": {},
+        "training_seconds": 9.0,
+    }
 
 
 def test_fits_of_a_run_are_in_standard_deviations_of_the_reference(tmp_path: Path) -> None:
     d = torch.linspace(0, 4, 30, dtype=torch.float64)
     frontier.write([], [over(d), over(d)], made_up.reference(), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "best_of_n.json", "overoptimisation.json", "overoptimisation.png",
-    }  # fmt: skip
+        "best_of_n.json",
+        "overoptimisation.json",
+        "overoptimisation.png",
+    }
     rows = json.loads((tmp_path / "overoptimisation.json").read_text())["rows"]
     found = {(row["method"], row["reward"]): row for row in rows}
     fallen, risen = (found["PPO, beta 0", name] for name in ("gold", "proxy"))
@@ -87,10 +97,17 @@ def test_every_method_is_drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(pictures, "save", lambda figure, _: drawn.append(figure))
     methods = [f"method {i}" for i in range(len(COLOURS) + 2)]
     rows = [
-        {"method": name, "beta": 0.1, "kl": i, "gold": 0.5, "kl_spread": None,
-         "gold_spread": 0.1, "reference_gold": 0.1}
+        {
+            "method": name,
+            "beta": 0.1,
+            "kl": i,
+            "gold": 0.5,
+            "kl_spread": None,
+            "gold_spread": 0.1,
+            "reference_gold": 0.1,
+        }
         for i, name in enumerate(methods)
-    ]  # fmt: skip
+    ]
     traces = {name: [(1.0, 0.2), (2.0, 0.3)] for name in methods} | {methods[0]: []}
     pictures.frontier(rows, traces, [], tmp_path / "picture.png")
     (axes,) = drawn[0].axes

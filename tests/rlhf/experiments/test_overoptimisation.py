@@ -138,9 +138,19 @@ def test_fit_is_the_minimum_of_the_weighted_error(method):
 
 @pytest.mark.parametrize(
     ("method", "alpha", "beta"),
-    [("rl", 1.3, 0.45), ("rl", -0.4, 0.2), ("bon", 1.3, 0.45), ("bon", -0.3, 0.2), ("bon", 0, 0),
-     ("rl", -1, 0), ("rl", 1, 0), ("rl", 1, -0.1), ("bon", 1, 0), ("bon", 1, -0.1)],
-)  # fmt: skip
+    [
+        ("rl", 1.3, 0.45),
+        ("rl", -0.4, 0.2),
+        ("bon", 1.3, 0.45),
+        ("bon", -0.3, 0.2),
+        ("bon", 0, 0),
+        ("rl", -1, 0),
+        ("rl", 1, 0),
+        ("rl", 1, -0.1),
+        ("bon", 1, 0),
+        ("bon", 1, -0.1),
+    ],
+)
 def test_the_peak_is_the_largest_of_a_fine_grid(method, alpha, beta):
     found = Fit(method, alpha, beta, 1.0)
     grid = torch.linspace(0, 40, 400_001, dtype=torch.float64)

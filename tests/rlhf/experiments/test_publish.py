@@ -52,9 +52,13 @@ def test_what_is_published_is_what_was_measured() -> None:
 def published(folder: Path, model: Path) -> None:
     verify_folder(folder)
     assert {path.name for path in folder.iterdir()} == {
-        "adapter_config.json", publish.WEIGHTS, "training.json", "metrics.json", "README.md",
+        "adapter_config.json",
+        publish.WEIGHTS,
+        "training.json",
+        "metrics.json",
+        "README.md",
         "manifest.json",
-    }  # fmt: skip
+    }
     whole, half = load_file(model / publish.WEIGHTS), load_file(folder / publish.WEIGHTS)
     assert half.keys() == whole.keys()
     assert all(torch.equal(x, whole[name].bfloat16()) for name, x in half.items())

@@ -22,9 +22,12 @@ from shared.run.checkpoint import verify_folder
 from tests.rlhf import made_up
 
 PRESETS: dict[str, Any] = {
-    "rlhf.ppo": config.PRESETS, "rlhf.dpo": dpo.PRESETS, "rlhf.rloo": rloo.PRESETS,
-    "rlhf.reward": reward.PRESETS, "rlhf.experiments.trl_ppo": trl_ppo.PRESETS,
-}  # fmt: skip
+    "rlhf.ppo": config.PRESETS,
+    "rlhf.dpo": dpo.PRESETS,
+    "rlhf.rloo": rloo.PRESETS,
+    "rlhf.reward": reward.PRESETS,
+    "rlhf.experiments.trl_ppo": trl_ppo.PRESETS,
+}
 
 
 @pytest.fixture
@@ -94,13 +97,18 @@ def test_runs_are_trained_seed_after_seed(made: list[str]) -> None:
     assert seeds == sorted(seeds)
 
 
-@pytest.mark.parametrize(("only", "expected"), [
-    ("dpo-beta0.1", ["dpo-beta0.1-seed0", "dpo-beta0.1-seed1"]),
-    ("rloo-beta0.1",
-     ["reward-seed0", "publish reward-seed0", "rloo-beta0.1-seed0", "rloo-beta0.1-seed1"]),
-    ("reward", ["reward-seed0", "publish reward-seed0"]),
-    ("study", ["rlhf.experiments.study"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ("dpo-beta0.1", ["dpo-beta0.1-seed0", "dpo-beta0.1-seed1"]),
+        (
+            "rloo-beta0.1",
+            ["reward-seed0", "publish reward-seed0", "rloo-beta0.1-seed0", "rloo-beta0.1-seed1"],
+        ),
+        ("reward", ["reward-seed0", "publish reward-seed0"]),
+        ("study", ["rlhf.experiments.study"]),
+    ],
+)
 def test_some_runs_only(only: str, expected: list[str], made: list[str], there: Path) -> None:
     assert not (there / "rlhf").exists()  # no committed reward model
     reproduce.train(rows_of(seeds=2), only)
@@ -165,10 +173,15 @@ def write_frontier(measured: dict[str, Any], rows: dict[str, Row]) -> None:
                 told["policy"][PROXY]["mean"] = 2.0 + seed
                 told["reference"][PROXY] |= {"mean": 1.0, "sd": 0.5}
             summary = {"steps": 60, "training_seconds": 100.0 + seed, "evaluation": told}
-            records = [{"step": i, "objective/kl": i / 9, "rewards/gold/mean": i / 90}
-                       for i in range(3)]  # fmt: skip
-            made_up.write_run(runs_of(name, rows[name])[seed], {"batch_size": 32}, summary,
-                              [*records, {"step": 3, "loss": 0.5}])  # fmt: skip
+            records = [
+                {"step": i, "objective/kl": i / 9, "rewards/gold/mean": i / 90} for i in range(3)
+            ]
+            made_up.write_run(
+                runs_of(name, rows[name])[seed],
+                {"batch_size": 32},
+                summary,
+                [*records, {"step": 3, "loss": 0.5}],
+            )
 
 
 @pytest.mark.usefixtures("there")
@@ -189,9 +202,9 @@ def test_rows_have_all_their_seeds_and_the_others_are_named(
     verify_folder(rewards.PRETRAINED)
     verify_folder(policies.PRETRAINED)
 
-    assert {path.name for path in reproduce.RESULTS.iterdir()} == {
-        "best_of_n.json", "frontier.json", "frontier.png", "runs", "samples.json",
-    }  # fmt: skip
+    assert {path.name for path in reproduce.RESULTS.iterdir()} == set(
+        "best_of_n.json frontier.json frontier.png runs samples.json".split()
+    )
     shown = json.loads((reproduce.RESULTS / "samples.json").read_text())["rows"]
     told = json.loads((policies.PRETRAINED / "metrics.json").read_text())["samples"]
     assert [row["prompt"] for row in shown] == [one["prompt"] for one in told] != []
@@ -204,8 +217,9 @@ def test_rows_have_all_their_seeds_and_the_others_are_named(
     assert (ppo["proxy"], ppo["seconds"], ppo["examples"]) == (2.5, 100.5, 60 * 32)
     reached = [1 / 0.5 - 0.05 * KL[0], 2 / 0.5 - 0.05 * KL[1]]  # the proxy's gain less beta KL
     assert (ppo["objective"], ppo["objective_spread"]) == (
-        pytest.approx(mean(reached)), pytest.approx(stdev(reached))
-    )  # fmt: skip
+        pytest.approx(mean(reached)),
+        pytest.approx(stdev(reached)),
+    )
     assert by_pairs["objective"] is None
     assert ppo["command"].startswith("python -m rlhf.ppo default --reward pretrained --beta 0.05")
     assert (by_pairs["method"], by_pairs["beta"], by_pairs["proxy"]) == ("DPO", 0.1, None)

@@ -29,8 +29,10 @@ def test_what_this_trainer_lacks_is_refused() -> None:
     assert PeerConfig(beta=0.2, seed=3, out="x", value_lr=1e-4).conflicts() == []
     told = replace(PeerConfig(), critic="separate", kl_target=6.0, micro_batch=5).conflicts()
     assert [line.split(":")[0] for line in told] == [
-        "--kl-target", "--critic", "--micro-batch 5",
-    ]  # fmt: skip
+        "--kl-target",
+        "--critic",
+        "--micro-batch 5",
+    ]
 
 
 def test_another_trl_is_refused() -> None:
@@ -80,10 +82,12 @@ def test_a_run(tmp_path: Path) -> None:
     path = os.pathsep.join([str(ROOT / FOLDER), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-m", "rlhf.experiments.trl_ppo", *arguments.split()],
-        check=False, cwd=tmp_path,
+        check=False,
+        cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": path, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     records = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == [1, 2]

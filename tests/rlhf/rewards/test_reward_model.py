@@ -151,10 +151,13 @@ def test_a_text_is_read_as_the_reward_trainer_trains_it(tmp_path: Path) -> None:
     from trl import RewardConfig, RewardTrainer
 
     model, words = read(tiny.write_reward_model(tmp_path / "reward")), tiny.tokenizer()
-    pairs = [{"prompt": p, "chosen": c, "rejected": " ha"}
-             for p, c in zip(PROMPTS[:4], COMPLETIONS[:4], strict=True)]  # fmt: skip
-    config = RewardConfig(str(tmp_path), bf16=False, gradient_checkpointing=False, use_cpu=True,
-                          report_to="none")  # fmt: skip
+    pairs = [
+        {"prompt": p, "chosen": c, "rejected": " ha"}
+        for p, c in zip(PROMPTS[:4], COMPLETIONS[:4], strict=True)
+    ]
+    config = RewardConfig(
+        str(tmp_path), bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none"
+    )
     trainer = RewardTrainer(
         model, config, train_dataset=Dataset.from_list(pairs), processing_class=words
     )

@@ -16,8 +16,11 @@ def test_a_result_becomes_a_table(tmp_path):
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["environment"] == {"cores": 2}
     assert markdown(result).splitlines() == [
-        "| model | nats | share |", "|---|---|---|", "| a | -1.00 | 50% |", "| b | 2.00 |  |",
-    ]  # fmt: skip
+        "| model | nats | share |",
+        "|---|---|---|",
+        "| a | -1.00 | 50% |",
+        "| b | 2.00 |  |",
+    ]
 
 
 def test_only_what_is_between_the_marks_changes(tmp_path):

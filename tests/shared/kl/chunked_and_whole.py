@@ -11,9 +11,10 @@ from shared.kl.vocabulary.logits import chunked_js, chunked_kl
 PRECISE = {
     "kl": (chunked_kl, kl_from_logits),
     "js": (
-        functools.partial(chunked_js, weight=0.3), functools.partial(js_from_logits, weight=0.3),
+        functools.partial(chunked_js, weight=0.3),
+        functools.partial(js_from_logits, weight=0.3),
     ),
-}  # fmt: skip
+}
 ALL = PRECISE | {"fast": (functools.partial(chunked_kl, precise=False), kl_from_logits)}
 
 

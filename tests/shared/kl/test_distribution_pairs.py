@@ -28,23 +28,34 @@ def distributions(seed):
     lower = torch.tril(interior(rng, 4, 2, 2))
     concentration = interior(rng, 4, 3)
     return {
-        "Bernoulli": td.Bernoulli(prob), "Beta": td.Beta(a, b),
-        "Binomial": td.Binomial(5, prob), "Categorical": td.Categorical(logits=concentration),
-        "Cauchy": td.Cauchy(a, b), "ContinuousBernoulli": td.ContinuousBernoulli(prob * 0.4),
-        "Dirichlet": td.Dirichlet(concentration), "Exponential": td.Exponential(a),
-        "Gamma": td.Gamma(a, b), "Geometric": td.Geometric(prob), "Gumbel": td.Gumbel(a, b),
-        "HalfNormal": td.HalfNormal(a), "HalfCauchy": td.HalfCauchy(a),
+        "Bernoulli": td.Bernoulli(prob),
+        "Beta": td.Beta(a, b),
+        "Binomial": td.Binomial(5, prob),
+        "Categorical": td.Categorical(logits=concentration),
+        "Cauchy": td.Cauchy(a, b),
+        "ContinuousBernoulli": td.ContinuousBernoulli(prob * 0.4),
+        "Dirichlet": td.Dirichlet(concentration),
+        "Exponential": td.Exponential(a),
+        "Gamma": td.Gamma(a, b),
+        "Geometric": td.Geometric(prob),
+        "Gumbel": td.Gumbel(a, b),
+        "HalfNormal": td.HalfNormal(a),
+        "HalfCauchy": td.HalfCauchy(a),
         "Independent": td.Independent(td.Gamma(concentration, 1.0), 1),
         "InverseGamma": td.InverseGamma(a, b),
-        "Laplace": td.Laplace(a, b), "LogNormal": td.LogNormal(a, b),
+        "Laplace": td.Laplace(a, b),
+        "LogNormal": td.LogNormal(a, b),
         "LowRank": td.LowRankMultivariateNormal(
             concentration[:, :2], concentration[:, 1:, None], concentration[:, :2]
         ),
         "MultivariateNormal": td.MultivariateNormal(concentration[:, :2], scale_tril=lower),
-        "Normal": td.Normal(a, b), "OneHotCategorical": td.OneHotCategorical(concentration),
-        "Pareto": td.Pareto(0.2, a + 2), "Poisson": td.Poisson(a),
-        "Uniform": td.Uniform(0.4 * prob, 0.5 + 0.4 * prob), "Weibull": td.Weibull(a, b),
-    }  # fmt: skip
+        "Normal": td.Normal(a, b),
+        "OneHotCategorical": td.OneHotCategorical(concentration),
+        "Pareto": td.Pareto(0.2, a + 2),
+        "Poisson": td.Poisson(a),
+        "Uniform": td.Uniform(0.4 * prob, 0.5 + 0.4 * prob),
+        "Weibull": td.Weibull(a, b),
+    }
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -141,7 +152,7 @@ def enumerate_counts(p, q, most):
         ),
     ],
     ids=lambda d: type(d).__name__ if isinstance(d, td.Distribution) else "",
-)  # fmt: skip
+)
 def test_discrete_pairs_are_the_sum(p, q, most):
     assert kl_divergence(p, q).item() == pytest.approx(enumerate_counts(p, q, most), rel=1e-9)
 

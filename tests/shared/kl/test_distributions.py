@@ -200,11 +200,13 @@ def test_wishart_gradients_and_batches():
         (td.NegativeBinomial(3.5, torch.tensor(0.4)), td.NegativeBinomial(3.5, torch.tensor(0.6))),
         (td.VonMises(0.3, 2.0), td.VonMises(-1.0, 0.7)),
         (td.Weibull(1.5, 2.0), td.Weibull(0.7, 1.2)),
-        (td.MultivariateNormal(torch.zeros(2), torch.eye(2)),
-         td.Independent(td.Normal(torch.ones(2), 2 * torch.ones(2)), 1)),
+        (
+            td.MultivariateNormal(torch.zeros(2), torch.eye(2)),
+            td.Independent(td.Normal(torch.ones(2), 2 * torch.ones(2)), 1),
+        ),
     ],
     ids=lambda d: type(d).__name__,
-)  # fmt: skip
+)
 def test_monte_carlo_within_five_standard_errors(p, q):
     torch.manual_seed(0)
     estimate = kl_divergence(p, q, "monte_carlo", samples=20_000)
@@ -235,9 +237,11 @@ def test_monte_carlo_serves_pairs_without_a_closed_form():
 def test_monte_carlo_draws_for_every_element_and_sees_missing_support():
     torch.manual_seed(2)
     estimate = kl_divergence(
-        td.Normal(torch.tensor(0.0, requires_grad=True), 1.0), td.Normal(torch.zeros(500), 1.1),
-        "monte_carlo", samples=4,
-    )  # fmt: skip
+        td.Normal(torch.tensor(0.0, requires_grad=True), 1.0),
+        td.Normal(torch.zeros(500), 1.1),
+        "monte_carlo",
+        samples=4,
+    )
     assert estimate.mean.shape == (500,)
     assert estimate.mean.unique().numel() > 400
     assert not estimate.mean.requires_grad

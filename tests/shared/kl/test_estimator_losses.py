@@ -89,10 +89,13 @@ def test_kl_loss_at_the_edges(grad):
     slopes = gradient(terms.sum(), logp).tolist()
     assert slopes == [inf if grad == "reverse" else 1, 0, 0, 0, 0]
     counted = kl_loss(
-        torch.tensor([-1.0, -inf, nan]), torch.tensor([-2.0, -1.0, nan]), grad,
+        torch.tensor([-1.0, -inf, nan]),
+        torch.tensor([-2.0, -1.0, nan]),
+        grad,
         logp_behaviour=torch.tensor([-1.0, -2.0, nan]),
-        mask=torch.tensor([True, True, False]), reduction="positionmean",
-    )  # fmt: skip
+        mask=torch.tensor([True, True, False]),
+        reduction="positionmean",
+    )
     assert counted.item() == pytest.approx(math.exp(-1) / 2, rel=1e-6)
 
 
@@ -111,9 +114,11 @@ def test_kl_loss_overflows_to_inf_and_takes_half_precision(grad):
 VOCABULARY, LENGTH = 3, 3
 SENTENCES = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=LENGTH)))
 PREFIXES = torch.tensor(
-    [[sum(s[u] * VOCABULARY**u + VOCABULARY**u for u in range(t)) for t in range(LENGTH)]
-     for s in SENTENCES.tolist()]
-)  # fmt: skip
+    [
+        [sum(s[u] * VOCABULARY**u + VOCABULARY**u for u in range(t)) for t in range(LENGTH)]
+        for s in SENTENCES.tolist()
+    ]
+)
 ENDED = (SENTENCES == 0).long().cumsum(1) - (SENTENCES == 0).long() > 0
 FIRST = (~ENDED | (SENTENCES == 0)).all(1)  # one spelling of a sentence: zeros after its end
 

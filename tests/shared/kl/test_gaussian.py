@@ -21,8 +21,12 @@ def quadrature_kl(mu_p, logvar_p, mu_q, logvar_q):
     width = 12 * p.std()
     value, _ = quad(
         lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)),
-        mu_p - width, mu_p + width, epsabs=1e-13, epsrel=1e-12, limit=400,
-    )  # fmt: skip
+        mu_p - width,
+        mu_p + width,
+        epsabs=1e-13,
+        epsrel=1e-12,
+        limit=400,
+    )
     return value
 
 

@@ -103,9 +103,12 @@ def test_shapes_broadcast_and_half_precision_returns_float32():
     mu_p, cov_p, mu_q, cov_q = gaussians(0, 5, 1)
     others = gaussians(1, 4)[2:]
     functions = (
-        kl_mvn, bhattacharyya_mvn, squared_hellinger_mvn, squared_wasserstein2_mvn,
+        kl_mvn,
+        bhattacharyya_mvn,
+        squared_hellinger_mvn,
+        squared_wasserstein2_mvn,
         lambda *given: renyi_mvn(*given, 0.7),
-    )  # fmt: skip
+    )
     for function in functions:
         value = function(mu_p, cov_p, *others)
         assert value.shape == (5, 4)
@@ -133,9 +136,11 @@ def test_shapes_broadcast_and_half_precision_returns_float32():
 )
 def test_bad_arguments_are_named(change, match):
     given = {
-        "mu_p": torch.zeros(2), "cov_p": torch.eye(2), "mu_q": torch.zeros(2),
+        "mu_p": torch.zeros(2),
+        "cov_p": torch.eye(2),
+        "mu_q": torch.zeros(2),
         "cov_q": torch.eye(2),
-    } | change  # fmt: skip
+    } | change
     for function in (kl_mvn, squared_wasserstein2_mvn, bhattacharyya_mvn):
         with pytest.raises(ValueError, match=match):
             function(**given)

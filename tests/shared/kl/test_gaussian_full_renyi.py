@@ -30,8 +30,13 @@ def integral_of_powers(mu_p, cov_p, mu_q, cov_q, order):
     (x, y), width = mu_p.tolist(), 9 * cov_p.diagonal().sqrt().max().item()
     value, _ = dblquad(
         lambda v, u: math.exp(order * p.logpdf([u, v]) + (1 - order) * q.logpdf([u, v])),
-        x - width, x + width, y - width, y + width, epsabs=1e-9, epsrel=1e-6,
-    )  # fmt: skip
+        x - width,
+        x + width,
+        y - width,
+        y + width,
+        epsabs=1e-9,
+        epsrel=1e-6,
+    )
     return value
 
 
@@ -99,7 +104,8 @@ def test_bhattacharyya_and_hellinger_are_the_integral_of_the_root():
     assert bhattacharyya_mvn(*given).item() == pytest.approx(-math.log(coefficient), rel=1e-4)
     assert squared_hellinger_mvn(*given).item() == pytest.approx(1 - coefficient, rel=1e-4)
     mu_p, cov_p, mu_q, cov_q = given
-    torch.testing.assert_close(bhattacharyya_mvn(mu_q, cov_q, mu_p, cov_p),
-                               bhattacharyya_mvn(*given), rtol=1e-12, atol=0)  # fmt: skip
+    torch.testing.assert_close(
+        bhattacharyya_mvn(mu_q, cov_q, mu_p, cov_p), bhattacharyya_mvn(*given), rtol=1e-12, atol=0
+    )
     far = mu_p + 1000
     assert squared_hellinger_mvn(far, cov_p, mu_q, cov_q).item() == 1

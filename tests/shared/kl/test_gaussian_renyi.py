@@ -24,8 +24,13 @@ def powers(mu_p, logvar_p, mu_q, logvar_q, order):
     p, q = norm(mu_p, math.exp(logvar_p / 2)), norm(mu_q, math.exp(logvar_q / 2))
     value, _ = quad(
         lambda x: math.exp(order * p.logpdf(x) + (1 - order) * q.logpdf(x)),
-        -60, 60, epsabs=1e-13, epsrel=1e-12, limit=800, points=(mu_p, mu_q),
-    )  # fmt: skip
+        -60,
+        60,
+        epsabs=1e-13,
+        epsrel=1e-12,
+        limit=800,
+        points=(mu_p, mu_q),
+    )
     return value
 
 

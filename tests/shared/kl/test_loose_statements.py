@@ -139,8 +139,9 @@ def test_pinsker_says_nothing_above_two_nats():
 
 def test_a_fall_of_cross_entropy_is_a_fall_of_kl_from_labels_to_model():
     label = probs(0, 1, 0)
-    before, after = ([(1 - right) / 2, right, (1 - right) / 2] for right in
-                     (math.exp(-1.2), math.exp(-0.4)))  # fmt: skip
+    before, after = (
+        [(1 - right) / 2, right, (1 - right) / 2] for right in (math.exp(-1.2), math.exp(-0.4))
+    )
     before, after = probs(*before), probs(*after)
     for divergence in (cross_entropy_from_probs, kl_from_probs):
         fall = divergence(label, before) - divergence(label, after)

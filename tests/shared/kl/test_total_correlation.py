@@ -62,8 +62,9 @@ def test_a_full_pass_over_a_small_mixture_agrees_with_quadrature():
         return sum(pdf(z, m, v) for m, v in zip(centres, logvars, strict=True)) / n
 
     entropy_z, _ = quad(lambda z: -mixture(z) * math.log(mixture(z)), -9, 9, limit=200)
-    entropy_given_x = sum(norm(m, math.exp(v / 2)).entropy() for m, v in zip(
-        centres, logvars, strict=True)) / n  # fmt: skip
+    entropy_given_x = (
+        sum(norm(m, math.exp(v / 2)).entropy() for m, v in zip(centres, logvars, strict=True)) / n
+    )
     marginal, _ = quad(
         lambda z: mixture(z) * (math.log(mixture(z)) - norm.logpdf(z)), -9, 9, limit=200
     )

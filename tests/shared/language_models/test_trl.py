@@ -43,8 +43,10 @@ def assert_equal_ends(a: Path, b: Path) -> None:
     first, second = (torch.load(path / "optimizer.pt", weights_only=True) for path in newest)
     for index, state in first["state"].items():
         assert torch.equal(state["exp_avg_sq"], second["state"][index]["exp_avg_sq"])
-    lines = [[{k: v for k, v in line.items() if k != "step_time"} for line in metrics(run)]
-             for run in (a, b)]  # fmt: skip
+    lines = [
+        [{k: v for k, v in line.items() if k != "step_time"} for line in metrics(run)]
+        for run in (a, b)
+    ]
     assert lines[0] == lines[1]
 
 
@@ -144,9 +146,14 @@ def test_a_full_disk_is_one_line(trained: Callable[..., Path], kilobytes: int) -
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
-    trained: Callable[..., Path], pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    name: str, options: list[str], words: list[str],
-) -> None:  # fmt: skip
+    trained: Callable[..., Path],
+    pairs: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    options: list[str],
+    words: list[str],
+) -> None:
     shutil.copy(pairs, tmp_path)
     given = [option.replace("DATA", str(tmp_path)) for option in options]
     with pytest.raises(SystemExit) as stop:
@@ -167,9 +174,16 @@ def test_two_processes_do_what_one_does(
 ) -> None:
     alone = trained("dpo")
     result = processes(
-        *SMALL, "--model", tiny_model, "--preferences", pairs, "--out", tmp_path / "two",
-        program="rlhf.dpo", ranks=2,
-    )  # fmt: skip
+        *SMALL,
+        "--model",
+        tiny_model,
+        "--preferences",
+        pairs,
+        "--out",
+        tmp_path / "two",
+        program="rlhf.dpo",
+        ranks=2,
+    )
     assert result.codes == [0, 0], result.errs
     assert result.outs[1] == ""
     for one, two in zip(metrics(alone), metrics(tmp_path / "two"), strict=True):

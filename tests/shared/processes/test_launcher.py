@@ -33,9 +33,12 @@ def none_is_left() -> Iterator[None]:
 def start(*argv: Any, **env: str) -> "subprocess.Popen[str]":
     launcher = subprocess.Popen(
         [sys.executable, "-m", "shared.processes.launcher", *map(str, argv)],
-        cwd=ROOT, env=os.environ | QUIET | env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | QUIET | env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     _started.append(launcher)
     return launcher
 
@@ -123,8 +126,11 @@ def test_an_interruption_is_passed_on(tmp_path: Path) -> None:
 
 def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
     launcher = begun(tmp_path / "run")
-    [rank] = [child for child in psutil.Process(launcher.pid).children()
-              if child.environ().get("RANK") == "1"]  # fmt: skip
+    [rank] = [
+        child
+        for child in psutil.Process(launcher.pid).children()
+        if child.environ().get("RANK") == "1"
+    ]
     rank.kill()
     _, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 128 + signal.SIGKILL

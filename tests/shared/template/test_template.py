@@ -15,8 +15,9 @@ from tests.helpers import Processes, assert_nearly_same_run, assert_same_run, me
 
 PROGRAM = "shared.template.train"
 # 60 digits in batches of 25: steps 25, 25, 10; two epochs are six steps, the first ends with 3.
-TINY = ["smoke", "--train-size", "60", "--test-size", "100", "--batch-size", "25", "--epochs", "2",
-        "--width", "16", "--warmup", "2"]  # fmt: skip
+TINY = """
+    smoke --train-size 60 --test-size 100 --batch-size 25 --epochs 2 --width 16 --warmup 2
+""".split()
 
 
 def test_confidence_is_the_kl_to_the_uniform_distribution() -> None:
@@ -38,13 +39,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory, processes: Processes) -> Pat
 
 
 def test_what_a_run_leaves(whole: Path, tmp_path: Path, processes: Processes) -> None:
-    assert {path.name for path in whole.iterdir()} == {
-        "config.json", "env.json", "metrics.jsonl", "summary.json", "checkpoints", "model",
-        "pictures",
-    }  # fmt: skip
+    assert {path.name for path in whole.iterdir()} == set(
+        """
+        config.json env.json metrics.jsonl summary.json checkpoints model pictures
+    """.split()
+    )
     said = json.loads((whole / "summary.json").read_text())["unseen"]
-    result = processes("--model", whole, "--test-size", "100", "--json", tmp_path / "a.json",
-                       program=PROGRAM.replace("train", "evaluate"))  # fmt: skip
+    result = processes(
+        "--model",
+        whole,
+        "--test-size",
+        "100",
+        "--json",
+        tmp_path / "a.json",
+        program=PROGRAM.replace("train", "evaluate"),
+    )
     assert result.code == 0, result.err
     assert json.loads((tmp_path / "a.json").read_text())["metrics"] == said
     assert f"errors                {said['errors']} of 100" in result.out

@@ -32,9 +32,9 @@ def test_neighbouring_keys_give_uncorrelated_draws():
 
 def test_first_draws_of_neighbouring_seeds_are_uniform():
     # What seeding the engine with consecutive integers does not give.
-    first = torch.tensor([
-        torch.rand(1, generator=generator("cpu", seed, NOISE, 1)).item() for seed in range(2000)
-    ])  # fmt: skip
+    first = torch.tensor(
+        [torch.rand(1, generator=generator("cpu", seed, NOISE, 1)).item() for seed in range(2000)]
+    )
     counts = torch.histc(first, 10, 0, 1)
     assert ((counts - 200).square() / 200).sum() < 27.9  # chi-squared with 9 degrees, p = 0.001
     lagged = torch.corrcoef(torch.stack([first[1:], first[:-1]]))[0, 1]

@@ -24,8 +24,11 @@ def test_commands_are_valid_and_differ_in_the_program_alone():
             assert program == "trpo_ppo.train"
             _, config = cli.read_config(presets(row.task, row.algo), program, arguments.split())
             assert (config.env, config.algo, config.seed, config.steps) == (
-                row.task, row.algo, 2, 5000,
-            )  # fmt: skip
+                row.task,
+                row.algo,
+                2,
+                5000,
+            )
             ours = arguments.removeprefix("default ")
         else:
             assert program == "trpo_ppo.experiments.peers"
@@ -76,9 +79,13 @@ def test_the_peers_trust_region_is_ours(monkeypatch: pytest.MonkeyPatch):
     build(presets("HalfCheetah-v5", "trpo")["default"])
     given = dict(calls)["TRPO"]
     expected = {
-        "target_kl": 0.04, "cg_damping": 0.1, "n_critic_updates": 20, "batch_size": 128,
-        "n_steps": 1024, "learning_rate": 1e-3,
-    }  # fmt: skip
+        "target_kl": 0.04,
+        "cg_damping": 0.1,
+        "n_critic_updates": 20,
+        "batch_size": 128,
+        "n_steps": 1024,
+        "learning_rate": 1e-3,
+    }
     assert {name: given[name] for name in expected} == pytest.approx(expected)
 
 
@@ -96,9 +103,11 @@ def finished(row: compare.Row, seed: int, score: float) -> None:
     folder.mkdir(parents=True)
     training = {"score": score - 1} | ({"environment_steps": 6144} if row.ours else {})
     summary = {
-        "steps": 3 if row.ours else 6144, "training": training, "training_seconds": 2.0 + seed,
+        "steps": 3 if row.ours else 6144,
+        "training": training,
+        "training_seconds": 2.0 + seed,
         "evaluation": {"deterministic": score, "episodes": 20},
-    }  # fmt: skip
+    }
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "env.json").write_text(json.dumps({"torch_threads": 1}))
 

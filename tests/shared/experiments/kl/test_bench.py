@@ -63,10 +63,12 @@ def test_a_measurement_in_a_process_of_its_own():
 
 def test_ratios_are_of_one_round():
     rounds = [
-        {"kl_div": {"seconds": a, "ns_per_element": a, "extra_memory": 5.0},
-         "fast": {"seconds": b, "ns_per_element": b, "extra_memory": 1.0}}
+        {
+            "kl_div": {"seconds": a, "ns_per_element": a, "extra_memory": 5.0},
+            "fast": {"seconds": b, "ns_per_element": b, "extra_memory": 1.0},
+        }
         for a, b in [(4.0, 1.0), (60.0, 10.0), (10.0, 2.0)]
-    ]  # fmt: skip
+    ]
     first, fast = summary(["kl_div", "fast"], rounds)
     assert first["speed"] == 1
     assert fast["speed"] == 5  # the median of 4, 6 and 5

@@ -50,9 +50,14 @@ def test_the_divergence_of_every_fit(fits):
         mu, sigma, s = row["mu"], row["sigma"], row["separation"]
         edge = 10 * sigma + s
         value, _ = quad(
-            integrand, -edge, edge, (row["direction"], mu, sigma, s),
-            points=[-s, 0, mu, s], limit=500, epsabs=1e-12,
-        )  # fmt: skip
+            integrand,
+            -edge,
+            edge,
+            (row["direction"], mu, sigma, s),
+            points=[-s, 0, mu, s],
+            limit=500,
+            epsabs=1e-12,
+        )
         assert row["nats"] == pytest.approx(value, abs=1e-10), row
 
 
@@ -81,8 +86,10 @@ def test_no_minimum_of_the_reverse_was_missed(fits, s, count):
     inner = values[1:-1, 1:-1]
     lower = [
         inner < np.roll(values, (i, j), (0, 1))[1:-1, 1:-1]
-        for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)
-    ]  # fmt: skip
+        for i in (-1, 0, 1)
+        for j in (-1, 0, 1)
+        if (i, j) != (0, 0)
+    ]
     assert np.all(lower, axis=0).sum() == count
     found = [r for r in fits if r["separation"] == s and r["direction"] == REVERSE]
     assert len(found) == count
@@ -164,9 +171,11 @@ def run(tmp_path_factory):
 
 
 def test_the_program_leaves_tables_and_a_picture(run):
-    assert {p.name for p in run.iterdir()} == {
-        "demo.json", "demo.png", "demo_edges.json", "demo_numbers.json", "demo_shifts.json",
-    }  # fmt: skip
+    assert {p.name for p in run.iterdir()} == set(
+        """
+        demo.json demo.png demo_edges.json demo_numbers.json demo_shifts.json
+    """.split()
+    )
     assert (run / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "demo.png").stat().st_size > 20_000
 
