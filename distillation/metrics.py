@@ -1,23 +1,16 @@
 """What is measured of a classifier: pure functions of logits [n, classes] and labels [n]."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from shared.kl import kl_from_logits
+from shared.training.statistics import mean_and_standard_error
 
 
 def errors(logits: Tensor, labels: Tensor) -> int:
     """How many digits the largest logit is wrong about."""
     return int((logits.argmax(-1) != labels).sum())
-
-
-def mean_and_standard_error(values: Tensor) -> tuple[float, float]:
-    """Of independent values [n]."""
-    wide = values.double()
-    return wide.mean().item(), (wide.std() / math.sqrt(len(wide))).item()
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:

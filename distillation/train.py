@@ -24,8 +24,7 @@ from shared.processes.distributed import global_sum, own_rows, world_size
 from shared.processes.launch import on_main, start
 from shared.run.checkpoint import is_complete
 from shared.run.folder import claim
-from shared.run.run import Run
-from shared.run.stages import open_run
+from shared.run.run import Run, open_stage
 from shared.training.optim import muon_and_adam, set_rates, warmup_cosine
 from shared.training.seeding import NOISE, generator, permutation
 
@@ -123,11 +122,7 @@ def train_network(
         if weights and (run.epoch % config.evaluate_every == 0 or run.epoch == recipe.epochs):
             evaluated.load_state_dict(weights)
             metrics["unseen_errors"] = unseen_errors(evaluated, data)
-        run.record(metrics)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        run.say(f"{role}, epoch {run.epoch}/{recipe.epochs}, {run.elapsed():.0f} s: {told}")
-        if run.epoch % config.checkpoint_every == 0:
-            run.save()
+        run.report_epoch(metrics, recipe.epochs, ".4g", f"{role}, epoch")
     weights = run.weights()
     if weights:
         evaluated.load_state_dict(weights)
@@ -172,7 +167,7 @@ def train(preset: str, config: Config) -> None:
             digits, targets = data if role == "teacher" else transfer, None
             if config.recipe(role).alpha > 0 and guide is not None:
                 targets = soft_targets(config, accelerator, guide, digits, folder)
-            run = open_run("distillation", preset, config, accelerator, own)
+            run = open_stage("distillation", preset, config, accelerator, own)
             try:
                 network = train_network(role, config, run, digits, targets)
             except Interrupted as stop:

@@ -14,7 +14,7 @@ from rlhf.trl import TrainerConfig, adapter, common, first
 from shared import cli
 from shared.config import Count, CountOrZero, Positive
 from shared.language_models.causal import load_causal, locate
-from shared.language_models.trl_training import third_party, train_with
+from shared.language_models.trl import third_party, train_with
 from shared.processes.launch import on_main, start
 from shared.run.folder import read_metrics
 from shared.run.run import Run

@@ -20,6 +20,7 @@ from shared.kl import log_ratio_estimator
 from shared.run.environment import describe
 from shared.run.folder import write_json
 from shared.training.seeding import EVALUATION, generator
+from shared.training.statistics import mean_and_standard_error
 
 PER_PASS = 16  # completions at a time
 SHOWN = 8  # samples kept in the metrics
@@ -48,12 +49,6 @@ class Options:
     """Folder of the data sets and of SmolLM2."""
     json: str = ""
     """File for the metrics and samples."""
-
-
-def mean_and_error(x: Tensor) -> tuple[float, float]:
-    """Mean of [n] numbers and its standard error."""
-    wide = x.double()
-    return wide.mean().item(), (wide.std() / len(wide) ** 0.5).item()
 
 
 @torch.no_grad()
@@ -96,8 +91,8 @@ def evaluate(policy: Policy, task: Task, prompts: Prompts, seed: int = 0) -> dic
         of_reference = task.complete(lm, prompts, uniforms)
     mask, temperature = completions.mask, task.temperature
     told: dict[str, Any] = {"prompts": len(prompts.texts), "temperature": temperature}
-    told["kl"], told["kl_standard_error"] = mean_and_error(kl)
-    told["kl_k1"], told["kl_k1_standard_error"] = mean_and_error(k1)
+    told["kl"], told["kl_standard_error"] = mean_and_standard_error(kl)
+    told["kl_k1"], told["kl_k1_standard_error"] = mean_and_standard_error(k1)
     told["kl_per_token"] = (kl.sum() / mask.sum()).item()
     names = [*task.names, *["gold"] * len(task.gold)]
     for who, answers in (("policy", completions), ("reference", of_reference)):
@@ -107,7 +102,7 @@ def evaluate(policy: Policy, task: Task, prompts: Prompts, seed: int = 0) -> dic
             "eos_rate": answers.ended.double().mean().item(),
         }
         for name, column in zip(names, found.T, strict=True):
-            mean, error = mean_and_error(column)
+            mean, error = mean_and_standard_error(column)
             told[who][name] = {"mean": mean, "standard_error": error, "sd": column.std().item()}
     shown = slice(0, SHOWN)
     told["samples"] = [

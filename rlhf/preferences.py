@@ -24,9 +24,7 @@ from shared import cli
 from shared.config import Count, CountOrZero, NonNegative
 from shared.errors import UserError, full_disk_is_a_user_error
 from shared.language_models.causal import LanguageModel, load_causal
-from shared.training.seeding import generator
-
-_COMPLETIONS, _PAIRS = 61, 62  # what a prompt's random numbers are for
+from shared.training.seeding import PREFERENCE_COMPLETIONS, PREFERENCE_PAIRS, generator
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,9 @@ def complete(
         uniforms = torch.cat(
             [
                 torch.rand(
-                    n, options.tokens, generator=generator("cpu", options.seed, _COMPLETIONS, i)
+                    n,
+                    options.tokens,
+                    generator=generator("cpu", options.seed, PREFERENCE_COMPLETIONS, i),
                 )
                 for i in part
             ]
@@ -178,7 +178,7 @@ def main() -> None:
             judged = call(
                 [reward], [f"--reward {options.reward}"], [prompt] * n, texts[own], tokens[own], {}
             )
-            rng = generator("cpu", options.seed, _PAIRS, start + i)
+            rng = generator("cpu", options.seed, PREFERENCE_PAIRS, start + i)
             order = torch.randperm(n * (n - 1) // 2, generator=rng).tolist()
             each = judged[:, 0].tolist()
             pairs += pairs_of(prompt, texts[own], each, options.pairs, options.margin, order)

@@ -17,7 +17,7 @@ from shared.errors import full_disk_is_a_user_error
 from shared.kl import log_ratio_estimator
 from shared.processes.distributed import world_size
 from shared.run.folder import read_metrics, write_json
-from shared.run.hub import push
+from shared.run.report import push
 from shared.run.run import Run
 
 

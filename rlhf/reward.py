@@ -14,7 +14,6 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from rlhf import pictures
-from rlhf.evaluate import mean_and_error
 from rlhf.policies import save_model
 from rlhf.prompts import read_preferences
 from rlhf.rewards.reward_model import load_reward_model
@@ -23,12 +22,13 @@ from shared import cli
 from shared.config import Count, CountOrZero, NonNegative
 from shared.errors import UserError, full_disk_is_a_user_error
 from shared.language_models.causal import load_causal, locate
-from shared.language_models.trl_training import third_party, train_with
+from shared.language_models.trl import third_party, train_with
 from shared.processes.launch import on_main, start
 from shared.run.folder import read_metrics, write_json
-from shared.run.hub import push
+from shared.run.report import push
 from shared.run.run import Run
 from shared.training.seeding import NOISE, generator
+from shared.training.statistics import mean_and_standard_error
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ def evaluate(folder: Path, root: Path, pairs: Any) -> dict[str, Any]:
     )
     told: dict[str, Any] = {"pairs": len(rows)}
     right = (chosen > rejected).double()
-    told["accuracy"], told["accuracy_standard_error"] = mean_and_error(right)
-    told["margin"], told["margin_standard_error"] = mean_and_error(chosen - rejected)
+    told["accuracy"], told["accuracy_standard_error"] = mean_and_standard_error(right)
+    told["margin"], told["margin_standard_error"] = mean_and_standard_error(chosen - rejected)
     told["chosen"], told["rejected"] = chosen.mean().item(), rejected.mean().item()
     return told
 

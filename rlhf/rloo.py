@@ -19,7 +19,7 @@ from shared import cli
 from shared.config import Count, Positive
 from shared.errors import UserError
 from shared.language_models.causal import load_causal, locate
-from shared.language_models.trl_training import third_party, train_with
+from shared.language_models.trl import third_party, train_with
 from shared.processes.launch import on_main, start
 from shared.run.folder import read_metrics
 from shared.run.run import Run

@@ -9,7 +9,7 @@ from torch import nn
 from rlhf.config import LanguageConfig
 from shared.config import Count, CountOrZero, Positive
 from shared.errors import UserError
-from shared.language_models.trl_training import arguments
+from shared.language_models.trl import arguments
 from shared.processes.distributed import world_size
 from shared.run.run import Run
 

@@ -25,7 +25,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from rlhf import task
 from shared import cli
-from shared.language_models.trl_folder import InOurFolder
+from shared.language_models.trl import InOurFolder
 from shared.run import checkpoint
 from shared.run.run import Run
 from trpo_ppo import ppo as update

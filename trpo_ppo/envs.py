@@ -17,9 +17,8 @@ import gymnasium as gym
 import numpy as np
 
 from shared.errors import UserError, first_line, nearest
+from shared.training.seeding import ENVIRONMENT
 from trpo_ppo.network import Array
-
-ENVIRONMENT = 3  # a stream of shared.training.seeding: seeds of episodes
 
 
 class Interface(NamedTuple):

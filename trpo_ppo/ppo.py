@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from shared.errors import UserError
 from shared.kl import log_ratio_estimator
-from shared.processes.collectives import largest, total
+from shared.processes.distributed import all_reduce_max, all_reduce_sum
 from shared.training.seeding import PERMUTATION, generator
 from trpo_ppo.objective import explained_variance, surrogate, value_loss
 from trpo_ppo.policy import Agent
@@ -49,7 +49,7 @@ def descend(
     Raises:
         UserError: the gradient is not finite; nothing was changed.
     """
-    gradient = total(flat(gradients))
+    gradient = all_reduce_sum(flat(gradients))
     norm = gradient.norm().item()
     if not norm < float("inf"):
         raise UserError(
@@ -69,7 +69,8 @@ def descend(
 @torch.no_grad()
 def mean_kl(agent: Agent, batch: Batch) -> float:
     """KL(old || new) over all states of all processes, in nats per state."""
-    return (total(batch.old.kl(agent.policy(batch.observations)).sum()) / batch.total).item()  # type: ignore[arg-type]
+    kl = batch.old.kl(agent.policy(batch.observations))  # type: ignore[arg-type]
+    return (all_reduce_sum(kl.sum()) / batch.total).item()
 
 
 @torch.no_grad()
@@ -93,9 +94,9 @@ def measure(agent: Agent, batch: Batch, clip: float) -> dict[str, Tensor]:
         "error": batch.targets - batch.values,
         "error_square": (batch.targets - batch.values).square(),
     }
-    means = total(torch.stack([x.double().sum() for x in sums.values()])) / batch.total
+    means = all_reduce_sum(torch.stack([x.double().sum() for x in sums.values()])) / batch.total
     told = dict(zip(sums, means, strict=True))
     moments = [told.pop(name) for name in ("target", "target_square", "error", "error_square")]
-    told["kl_max"] = largest(kl.max())
+    told["kl_max"] = all_reduce_max(kl.max())
     told["explained_variance"] = explained_variance(*moments)
     return told

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import UserError
-from shared.processes.collectives import joined, total
+from shared.processes.distributed import all_gather_rows, all_reduce_sum
 from shared.training.advantages import gae, standardise
 from shared.training.running_moments import RunningMoments
 from shared.training.seeding import NOISE, generator
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
 
     def mean(self, x: Tensor) -> Tensor:
         """Sum of ``x`` [n, ...] over its rows and processes, divided by the number of rows."""
-        return total(x.sum(0)) / self.total
+        return all_reduce_sum(x.sum(0)) / self.total
 
     def rows(self, index: Tensor, n: int) -> "Batch":
         """Some of this process's rows, as its part of a batch of ``n``."""
@@ -150,7 +150,7 @@ def finished(rollout: Rollout) -> Tensor:
     scores = torch.full(rollout.columns.rewards.T.shape, torch.nan, dtype=torch.float64)
     for t, episode in rollout.ended:
         scores[episode.env, t] = episode.total
-    by_time = joined(scores).T.flatten()
+    by_time = all_gather_rows(scores).T.flatten()
     return by_time[~by_time.isnan()]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared.processes.collectives import joined
+from shared.processes.distributed import all_gather_rows
 from shared.training.running_moments import RunningMoments
 from trpo_ppo.envs import Environments
 from trpo_ppo.policy import Agent
@@ -42,7 +42,7 @@ class State(nn.Module):
     def remember(self, envs: Environments, scores: Tensor) -> None:
         """After an update: where all processes' environments stand, and the scores of episodes."""
         for name, own in envs.state().items():
-            getattr(self, f"env_{name}").copy_(joined(torch.from_numpy(own)))
+            getattr(self, f"env_{name}").copy_(all_gather_rows(torch.from_numpy(own)))
         self.recent.copy_(torch.cat([self.recent, scores])[-RECENT:])
         self.episodes += len(scores)
 

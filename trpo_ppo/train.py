@@ -10,8 +10,7 @@ from torch import Tensor
 from shared import cli
 from shared.errors import UserError
 from shared.kl import PPOPenalty, kl_early_stop
-from shared.processes.collectives import assert_equal_everywhere
-from shared.processes.distributed import own_rows, world_size
+from shared.processes.distributed import assert_equal_everywhere, own_rows, world_size
 from shared.processes.launch import start
 from shared.run.run import Run
 from trpo_ppo.config import Algorithm, Config, presets

@@ -13,7 +13,7 @@ from shared.kl import kl_standard_normal
 from shared.processes.distributed import world_size
 from shared.run.checkpoint import write_folder
 from shared.run.folder import read_metrics, write_json
-from shared.run.hub import push
+from shared.run.report import push
 from shared.run.run import Run
 from vae import pictures
 from vae.config import Config

@@ -94,11 +94,7 @@ def train(preset: str, config: Config) -> None:
         if run.epoch % config.evaluate_every == 0 and weights:
             evaluated.load_state_dict(weights)
             metrics |= unseen_metrics(evaluated, data, config)
-        run.record(metrics)
-        told = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-        run.say(f"epoch {run.epoch}/{config.epochs}, {run.elapsed():.0f} s: {told}")
-        if run.epoch % config.checkpoint_every == 0:
-            run.save()
+        run.report_epoch(metrics, config.epochs, ".2f")
 
     weights = run.weights()
     if run.close():

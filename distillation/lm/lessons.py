@@ -27,9 +27,7 @@ from shared.language_models.causal import LanguageModel
 from shared.processes.distributed import global_rows, own_rows
 from shared.run.run import Run
 from shared.training.batches import stream
-from shared.training.seeding import EVALUATION, NOISE, generator
-
-WHO_SPEAKS = 99  # what the draw of a step's speaker is for
+from shared.training.seeding import EVALUATION, NOISE, ON_POLICY, generator
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Lessons:
         Agarwal et al. 2024, algorithm 1: a share of the steps learns from the student's samples.
         """
         config = self.config
-        turn = torch.rand((), generator=generator("cpu", config.seed, WHO_SPEAKS, step)).item()
+        turn = torch.rand((), generator=generator("cpu", config.seed, ON_POLICY, step)).item()
         if turn >= config.on_policy:
             return None
         prompts = own_rows(self.blocks.tokens[rows, : config.prompt])

@@ -18,7 +18,7 @@ from shared.language_models.causal import LanguageModel
 from shared.processes.distributed import world_size
 from shared.run.checkpoint import write_folder
 from shared.run.folder import read_metrics, write_json
-from shared.run.hub import push
+from shared.run.report import push
 from shared.run.run import Run
 
 

@@ -98,11 +98,7 @@ def train(preset: str, config: Config) -> None:
         if weights := run.weights():
             evaluated.load_state_dict(weights)
             metrics |= unseen_metrics(evaluated, lessons)
-        run.record(metrics)
-        told = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-        run.say(f"epoch {run.epoch}/{config.epochs}, {run.elapsed():.0f} s: {told}")
-        if run.epoch % config.checkpoint_every == 0:
-            run.save()
+        run.report_epoch(metrics, config.epochs, ".3f")
 
     weights = run.weights()
     if run.close():

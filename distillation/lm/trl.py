@@ -13,7 +13,7 @@ from distillation.lm.model import load, start_student, trainable
 from distillation.lm.report import finish, introduce, unseen_metrics
 from shared.errors import UserError
 from shared.language_models.causal import LanguageModel, locate
-from shared.language_models.trl_training import arguments, third_party, train_with
+from shared.language_models.trl import arguments, third_party, train_with
 from shared.processes.distributed import world_size
 from shared.processes.launch import need_whole_weights, on_main, start
 from shared.run.folder import read_metrics

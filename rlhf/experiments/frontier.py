@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rlhf import pictures
-from rlhf.evaluate import mean_and_error
 from rlhf.experiments.overoptimisation import Fit, Method, best_of_n, best_of_n_kl, fit
 from shared.experiments.tables import write_result
+from shared.training.statistics import mean_and_standard_error
 
 Run = dict[str, Any]
 NONE_SEEN = "none seen"  # a peak beyond the data would be a guess
@@ -157,7 +157,7 @@ def best_rows(samples: Run) -> list[dict[str, Any]]:
     proxy, gold = scores_of(samples)
     rows = []
     for n in (2**i for i in range(proxy.shape[1].bit_length())):
-        by_proxy, error = mean_and_error(best_of_n(proxy, gold, n))
+        by_proxy, error = mean_and_standard_error(best_of_n(proxy, gold, n))
         rows.append(
             {
                 "best_of": n,

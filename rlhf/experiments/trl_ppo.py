@@ -36,7 +36,7 @@ from shared import cli
 from shared.config import Positive
 from shared.errors import UserError
 from shared.language_models.causal import load_causal, locate
-from shared.language_models.trl_training import third_party
+from shared.language_models.trl import third_party
 from shared.processes.launch import start
 from shared.run import interrupt
 from shared.run.run import Run

@@ -14,10 +14,11 @@ from accelerate.utils import (
     broadcast_object_list,
     set_seed,
 )
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from shared.config import RunConfig
-from shared.errors import UserError
-from shared.run.hub import check_repository
+from shared.errors import UserError, first_line
 
 T = TypeVar("T")
 ASKED = "KL_ZOO_PROCESSES"  # how many the Makefile asked the launcher for
@@ -85,6 +86,18 @@ def start(config: RunConfig, cpu: bool = False) -> Accelerator:
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
     set_seed(config.seed)
     return accelerator
+
+
+def check_repository(name: str) -> None:
+    """Refuse a repository name that the Hub would refuse hours later.
+
+    Raises:
+        UserError: not of the form user/name.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"--push-to-hub {name}: {first_line(error)}") from error
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:

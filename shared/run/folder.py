@@ -93,20 +93,24 @@ def keep_metrics(folder: Path, count: int) -> None:
     """Cut metrics.jsonl to its first ``count`` lines, also where the last is half a line."""
     path = folder / "metrics.jsonl"
     if path.exists():
-        _write_text(path, "".join(path.read_text().splitlines(keepends=True)[:count]))
+        write_whole(path, "".join(path.read_text().splitlines(keepends=True)[:count]))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON, as a whole or not at all; a full disk is one clear error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_text(path, json.dumps(value, indent=2) + "\n")
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, as a whole or not at all; a full disk is one clear error."""
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
         with full_disk_is_a_user_error(path):
-            temporary.write_text(text)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                temporary.write_bytes(content)
+            else:
+                temporary.write_text(content)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

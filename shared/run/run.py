@@ -8,10 +8,11 @@ runs/vae-default/
 """
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -139,6 +140,21 @@ class Run:
         self.epoch, self.sums, self.steps_in_epoch = self.epoch + 1, {}, 0
         return means
 
+    def report_epoch(
+        self, metrics: dict[str, Any], epochs: int, form: str, name: str = "epoch"
+    ) -> None:
+        """Record the metrics of the epoch that ended, print them, and save now and then.
+
+        Args:
+            epochs: of the whole training.
+            form: format of a printed number, such as ``.2f``.
+        """
+        self.record(metrics)
+        numbers = ", ".join(f"{key} {value:{form}}" for key, value in metrics.items())
+        self.say(f"{name} {self.epoch}/{epochs}, {self.elapsed():.0f} s: {numbers}")
+        if self.epoch % self.config.checkpoint_every == 0:
+            self.save()
+
     def weights(self) -> dict[str, Any]:
         """The whole model's weights on the main process, whatever way it is spread over them."""
         if self._deepspeed:
@@ -232,3 +248,25 @@ class Run:
 
         self.on_main(write)
         return path
+
+
+def open_stage(
+    app: str, preset: str, config: RunConfig, accelerator: Accelerator, path: Path
+) -> Run:
+    """One of several trainings of a run, in a folder of its own: a new one, or the one begun there.
+
+    ``config.resume`` may name one of its checkpoints; otherwise the newest is taken.
+    """
+    started = (path / "checkpoints").is_dir()
+    has_checkpoint = checkpoint.newest_complete(path / "checkpoints") is not None
+    named = Path(config.resume)
+    resume = str(named if named.parent == path / "checkpoints" else path)
+    if not started:
+        resume = ""
+        on_main(accelerator, lambda: shutil.rmtree(path, ignore_errors=True))  # of an earlier try
+    config = replace(config, out="" if started else str(path), resume=resume)
+    run = Run(app, preset, config, accelerator)
+    if not has_checkpoint:  # nothing to restore, and lines of steps that are taken anew
+        on_main(accelerator, lambda: folder.keep_metrics(path, 0))
+        run.config = replace(config, resume="")
+    return run

@@ -1,56 +1,61 @@
-"""What a run says at its start and leaves at its end: model folder, picture, summary."""
+"""What a training run prints at its start and writes at its end."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from shared import figures
-from shared.cli import with_resume_cleared
 from shared.data.splits import Split
-from shared.errors import full_disk_is_a_user_error
-from shared.processes.distributed import world_size
-from shared.run.checkpoint import write_folder
-from shared.run.folder import read_metrics, write_json
-from shared.run.hub import push
+from shared.run.folder import read_metrics
+from shared.run.report import (
+    finish_run,
+    model_card,
+    pictures_folder,
+    print_setup,
+    shares,
+    training_settings,
+    write_model,
+)
 from shared.run.run import Run
 from shared.template.config import Config
 from shared.template.evaluate import headline, unseen_metrics
 from shared.template.model import Classifier
 
 
-def introduce(run: Run, config: Config, model: Classifier, data: Split) -> None:
+def print_run(run: Run, config: Config, model: Classifier, data: Split) -> None:
     """Print the batch arithmetic, the number of parameters and the units."""
     n, size = len(data.images), config.batch_size
     steps = -(-n // size)
-    run.say(
-        f"run      {run.folder}\n"
-        f"model    {sum(p.numel() for p in model.parameters()):,} parameters, "
-        f"beta {config.beta:g}\n"
-        f"data     {n:,} training and {len(data.unseen_images):,} unseen digits\n"
-        f"batch    {size} = {world_size()} process(es) x {size / world_size():g}; "
-        f"{steps} steps x {config.epochs} epochs = {steps * config.epochs:,} steps\n"
-        f"units    nats per digit, unless said"
+    print_setup(
+        run,
+        model=f"{sum(p.numel() for p in model.parameters()):,} parameters, beta {config.beta:g}",
+        data=f"{n:,} training and {len(data.unseen_images):,} unseen digits",
+        batch=f"{shares(size)}; {steps} steps x {config.epochs} epochs = "
+        f"{steps * config.epochs:,} steps",
+        units="nats per digit, unless said",
     )
 
 
-def finish(run: Run, config: Config, model: Classifier, data: Split) -> None:
+def write_outputs(run: Run, config: Config, model: Classifier, data: Split) -> None:
     """Evaluate the trained model and write model/, pictures/ and summary.json of the run."""
     seconds, metrics = round(run.elapsed(), 1), unseen_metrics(model, data)
-    about = {"preset": run.preset, "config": asdict(with_resume_cleared(config))}
-    save_model(model, run.folder / "model", about, metrics)
-    with full_disk_is_a_user_error(run.folder / "pictures"):
-        (run.folder / "pictures").mkdir(exist_ok=True)
-        draw(read_metrics(run.folder), run.folder / "pictures" / "curves.png")
-    summary = {"steps": run.step, "training_seconds": seconds, "unseen": metrics}
-    write_json(run.folder / "summary.json", summary)
-    run.say(
-        f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s; picture in "
-        f"{run.folder / 'pictures'}, model in {run.folder / 'model'}"
+    settings = training_settings(run.preset, config)
+    write_model(
+        run.folder / "model",
+        model.save_pretrained,
+        card(settings, metrics),
+        training=settings,
+        metrics=metrics,
     )
-    if config.push_to_hub:
-        run.say(f"uploaded to {push(run.folder / 'model', config.push_to_hub)}")
+    with pictures_folder(run) as pictures:
+        draw(read_metrics(run.folder), pictures / "curves.png")
+    finish_run(
+        run,
+        {"steps": run.step, "training_seconds": seconds, "unseen": metrics},
+        f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s; picture in {pictures}, "
+        f"model in {run.folder / 'model'}",
+    )
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
@@ -64,44 +69,15 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     figures.save(figure, path)
 
 
-def save_model(
-    model: Classifier, path: Path, about: dict[str, Any], metrics: dict[str, Any]
-) -> None:
-    """A folder that ``from_pretrained`` and the evaluation read, with its card."""
-
-    def write(folder: Path) -> None:
-        model.save_pretrained(folder)
-        write_json(folder / "training.json", about)
-        write_json(folder / "metrics.json", metrics)
-        (folder / "README.md").write_text(card(about, metrics))
-
-    write_folder(path, write)
-
-
-def card(about: dict[str, Any], metrics: dict[str, Any]) -> str:
+def card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
-    told = ("beta", "width", "depth", "epochs", "batch_size", "lr", "seed")
-    options = "\n".join(f"| {name} | {about['config'][name]} |" for name in told)
-    return f"""---
-license: apache-2.0
-library_name: kl-zoo
-tags: [mnist]
----
-# Classifier of digits, preset `{about["preset"]}` of KL Zoo
-
-On {metrics["digits"]:,} unseen digits:
-
-```
-{headline(metrics)}
-```
-
-| option | value |
-|---|---|
-{options}
-
-```python
-from shared.template.model import Classifier
-
-model = Classifier.from_pretrained("path/to/this/folder")  # pixels [n, 784] in [0, 1] -> logits
-```
-"""
+    names = "beta width depth epochs batch_size lr seed".split()
+    return model_card(
+        f"Classifier of digits, preset `{settings['preset']}` of KL Zoo",
+        ["mnist"],
+        result=f"On {metrics['digits']:,} unseen digits:\n\n```\n{headline(metrics)}\n```",
+        options={name: settings["config"][name] for name in names},
+        code="from shared.template.model import Classifier\n\n"
+        'model = Classifier.from_pretrained("path/to/this/folder")  # pixels [n, 784] in [0, 1] '
+        "-> logits",
+    )

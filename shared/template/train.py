@@ -14,7 +14,7 @@ from shared.template import objective
 from shared.template.config import PRESETS, Config
 from shared.template.evaluate import unseen_metrics
 from shared.template.model import ARCHITECTURE, Classifier
-from shared.template.report import finish, introduce
+from shared.template.report import print_run, write_outputs
 from shared.training.optim import muon_and_adam, set_rates, warmup_cosine
 from shared.training.seeding import permutation
 
@@ -35,7 +35,7 @@ def train(preset: str, config: Config) -> None:
     optimizers = muon_and_adam(model, [], 0.0, config.lr)  # Adam alone
     model, *optimizers = accelerator.prepare(model, *optimizers)
     run = Run("template", preset, config, accelerator)
-    introduce(run, config, evaluated, data)
+    print_run(run, config, evaluated, data)
     run.attach(model, optimizers)
 
     n, size = len(data.images), config.batch_size
@@ -62,18 +62,14 @@ def train(preset: str, config: Config) -> None:
         metrics = run.end_epoch()
         if weights := run.weights():
             evaluated.load_state_dict(weights)
-            found = unseen_metrics(evaluated, data)
-            metrics |= {f"unseen_{name}": value for name, value in found.items()}
-        run.record(metrics)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        run.say(f"epoch {run.epoch}/{config.epochs}, {run.elapsed():.0f} s: {told}")
-        if run.epoch % config.checkpoint_every == 0:
-            run.save()
+            unseen = unseen_metrics(evaluated, data)
+            metrics |= {f"unseen_{name}": value for name, value in unseen.items()}
+        run.report_epoch(metrics, config.epochs, ".4g")
 
     weights = run.weights()
     if run.close():
         evaluated.load_state_dict(weights)
-        finish(run, config, evaluated, data)
+        write_outputs(run, config, evaluated, data)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from shared.processes.collectives import total
+from shared.processes.distributed import all_reduce_sum
 
 
 def gae(
@@ -50,7 +50,7 @@ def standardise(x: Tensor, n: int) -> Tensor:
     Numbers that are all equal become zeros.
     """
     wide = x.double()
-    mean = total(wide.sum()) / n
-    deviation = (total((wide - mean).square().sum()) / n).sqrt()
+    mean = all_reduce_sum(wide.sum()) / n
+    deviation = (all_reduce_sum((wide - mean).square().sum()) / n).sqrt()
     scaled = (wide - mean) / deviation
     return torch.where(deviation > 0, scaled, torch.zeros_like(scaled)).to(x.dtype)

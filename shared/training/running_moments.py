@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shared.processes.collectives import total
+from shared.processes.distributed import all_reduce_sum
 
 _LEAST_VARIANCE = 1e-8  # a component that never changes is shifted to zero, not blown up
 
@@ -31,9 +31,9 @@ class RunningMoments(nn.Module):
     def update(self, rows: Tensor) -> None:
         """Add this process's rows [n, size]; every process calls this, with any n."""
         rows = rows.double()
-        n = total(torch.tensor(len(rows), dtype=torch.float64))
-        mean = total(rows.sum(0)) / n
-        squares = total((rows - mean).square().sum(0))  # about the mean: nothing cancels
+        n = all_reduce_sum(torch.tensor(len(rows), dtype=torch.float64))
+        mean = all_reduce_sum(rows.sum(0)) / n
+        squares = all_reduce_sum((rows - mean).square().sum(0))  # about the mean: nothing cancels
         count = self.count + n
         delta = mean - self.mean
         self.squares += squares + delta.square() * self.count * n / count

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PERMUTATION, NOISE, EVALUATION = range(3)  # what a stream of random numbers is for
+# What a stream of random numbers is for. Checkpoints and results depend on the numbers.
+PERMUTATION, NOISE, EVALUATION, ENVIRONMENT = range(4)
+PREFERENCE_COMPLETIONS, PREFERENCE_PAIRS = 61, 62
+ON_POLICY = 99  # whether the student or the text speaks at a step
 
 
 def generator(device: torch.device | str, *key: int) -> torch.Generator:

@@ -14,7 +14,7 @@ from rlhf.policies import load_policy
 from rlhf.prompts import is_held_out, read_prompts
 from rlhf.rewards import load_reward
 from rlhf.task import Task
-from shared.language_models.trl_training import train_with
+from shared.language_models.trl import train_with
 from shared.run.checkpoint import verify_folder
 from tests import tiny
 from tests.helpers import metrics

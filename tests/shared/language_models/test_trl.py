@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from shared import cli
 from shared.errors import Interrupted, UserError
-from shared.language_models import trl_folder
+from shared.language_models import trl as trl_folder
 from tests import tiny
 from tests.helpers import Processes, flip_byte, metrics
 from tests.rlhf.programs import SMALL, summary, write_rows

@@ -8,7 +8,7 @@ import pytest
 
 from shared.cli import load_config, with_resume_cleared
 from shared.errors import UserError
-from shared.run import hub
+from shared.run import report
 from shared.run.folder import append_metrics, claim, keep_metrics, read_metrics, write_json
 from vae.config import PRESETS, Config
 
@@ -83,7 +83,7 @@ class FakeHub:
 
 def test_push(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hub, "HfApi", FakeHub)
-    assert hub.push(tmp_path, "me/digits") == "https://hub/me/digits"
+    assert report.push(tmp_path, "me/digits") == "https://hub/me/digits"
     assert FakeHub.calls == [("create", "me/digits", True), ("upload", "me/digits", tmp_path)]
 
 
@@ -92,7 +92,7 @@ def test_push_that_fails(error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(hub, "HfApi", FakeHub)
     monkeypatch.setattr(FakeHub, "error", error)
     with pytest.raises(UserError) as refusal:
-        hub.push(tmp_path, "me/digits")
+        report.push(tmp_path, "me/digits")
     message = str(refusal.value)
     assert "--push-to-hub me/digits" in message
     assert f"the model is safe in {tmp_path}" in message

@@ -8,15 +8,24 @@ tensors by ``torch.load(weights_only=True)``.
 import json
 import math
 import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from typing_extensions import override
 
-from shared.errors import UserError
+from shared.errors import Interrupted, UserError, full_disk_is_a_user_error
 from shared.processes.distributed import any_process, world_size
 from shared.run import checkpoint, interrupt
 from shared.run.folder import keep_metrics, write_json
@@ -162,3 +171,68 @@ def find_checkpoint(run: Run) -> tuple[Path, dict[str, Any]]:
             f"numbers of its own; here are {world_size()}"
         )
     return path, progress
+
+
+def arguments(run: Run) -> dict[str, Any]:
+    """The arguments that have nothing to do with what is trained."""
+    return {
+        "output_dir": str(run.checkpoints / SCRATCH),
+        "bf16": run.config.mixed_precision == "bf16",  # TRL's default is True
+        "use_cpu": run.accelerator.device.type == "cpu",  # transformers has no bf16 there without
+        "seed": run.config.seed,
+        "logging_steps": 1,  # so that no mean reaches over a checkpoint
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",  # the callback asks for checkpoints
+        "report_to": "none",  # shared.run.run has the trackers
+        "disable_tqdm": True,
+        "log_level": "error",
+        "log_level_replica": "error",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "ddp_find_unused_parameters": False,
+    }
+
+
+def train_with(trainer: Any, run: Run, every: int) -> bool:
+    """Train to the end, from the checkpoint to resume from if there is one.
+
+    A checkpoint every so many optimiser steps, and at the end. True on the main process: what is
+    left (evaluation, pictures) is its alone.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM reached any of the processes; a checkpoint is written.
+        UserError: the gradient is not finite, the disk is full, or the checkpoint is unusable.
+    """
+    ours = InOurFolder(run, every)  # after the other callbacks: it writes what they found
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(ours)
+    try:
+        with full_disk_is_a_user_error(run.checkpoints), third_party():
+            if run.config.resume:
+                go_on(run, trainer, ours)
+            else:
+                trainer.train()
+    except RuntimeError as error:
+        if "inline_container" not in str(error):
+            raise
+        raise UserError(  # torch.save to a file hides what the operating system said
+            f"{run.checkpoints}: cannot be written, the disk is full or over its quota; "
+            f"what was saved before is intact"
+        ) from error
+    is_main: bool = run.accelerator.is_main_process
+    run.accelerator.end_training()
+    if ours.signum:
+        raise Interrupted(ours.signum, run.folder)
+    interrupt.uninstall()
+    return is_main
+
+
+@contextmanager
+def third_party() -> Iterator[None]:
+    """Around TRL's trainers: no warning that PEFT and TRL use a name that transformers renames."""
+    from datasets import disable_progress_bars  # seconds to import, as TRL
+
+    disable_progress_bars()
+    with warnings.catch_warnings():
+        renamed = r"`\w*gradient_checkpointing\w*` is deprecated"
+        warnings.filterwarnings("ignore", renamed, FutureWarning)
+        yield
