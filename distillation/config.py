@@ -93,15 +93,15 @@ class Config(RunConfig):
     validation: CountOrZero = 0
     """Training digits held out and evaluated instead of the test digits; for choosing options."""
     train_size: CountOrZero = 0
-    """Use only so many training digits. 0: all."""
+    """Number of training digits to use; 0: all."""
     test_size: CountOrZero = 0
-    """Evaluate only so many digits. 0: all."""
+    """Number of digits to evaluate; 0: all."""
     evaluate_every: Count = 5
     """Epochs between counts of the errors on unseen digits."""
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> "Config":
-        """From a saved configuration; options that there are no longer are passed over."""
+        """From a saved configuration; options that no longer exist are ignored."""
         names = {field.name for field in fields(cls)} & values.keys()
         return cls(**{name: values[name] for name in names})
 
@@ -137,23 +137,25 @@ class Config(RunConfig):
         )
 
     def conflicts(self) -> list[str]:
-        """Combinations that mean nothing, each with what to change."""
-        found = []
+        """Combinations without a meaning, each with what to change."""
+        problems = []
         for name in ("student_layers", "teacher_layers"):
             if not LAYERS.fullmatch(value := getattr(self, name)):
-                found.append(f"{option(name)} {value}: must be like 800-800 or conv-16-32-32")
+                problems.append(f"{option(name)} {value}: must be like 800-800 or conv-16-32-32")
         for name in ("dropout", "input_dropout", "skew"):
             if getattr(self, name) == 1:
-                found.append(f"{option(name)} 1.0: must be below 1")
+                problems.append(f"{option(name)} 1.0: must be below 1")
         if not self.transfer or set(self.transfer) - set("0123456789"):
-            found.append(f"--transfer {self.transfer!r}: must be classes, such as 012456789")
+            problems.append(f"--transfer {self.transfer!r}: must be classes, such as 012456789")
         if self.stages == "teacher" and self.teacher:
-            found.append(f"--teacher {self.teacher}: --stages teacher trains one")
+            problems.append(f"--teacher {self.teacher}: --stages teacher trains one")
         if self.stages == "student" and not self.teacher and self.alpha > 0:
-            found.append("--stages student: needs --teacher, or --alpha 0")
+            problems.append("--stages student: needs --teacher, or --alpha 0")
         if self.validation >= 60_000:
-            found.append(f"--validation {self.validation}: must be below the 60000 training digits")
-        return found
+            problems.append(
+                f"--validation {self.validation}: must be below the 60000 training digits"
+            )
+        return problems
 
 
 PRESETS = {

@@ -12,7 +12,7 @@ PAD = 2  # the largest shift in pixels
 
 
 def shifts(radius: int) -> list[tuple[int, int]]:
-    """Every (down, right) up to so many pixels, (2 radius + 1)**2 in all."""
+    """Every (down, right) of at most ``radius`` pixels, (2 radius + 1)**2 in all."""
     span = range(-radius, radius + 1)
     return [(down, right) for down in span for right in span]
 
@@ -59,7 +59,7 @@ def transfer_set(data: Split, digits: str) -> Split:
     """Only the training digits of the classes named in ``digits``; all unseen ones stay.
 
     Raises:
-        UserError: there are none.
+        UserError: no training digit is of these classes.
     """
     kept = torch.isin(data.labels, torch.tensor([int(digit) for digit in digits]).to(data.labels))
     if not kept.any():

@@ -34,7 +34,7 @@ class Options:
     """Run or model folder of the teacher that KL(teacher || student) is measured to. Empty: the
     one in --model, or that the model was trained with."""
     test_size: CountOrZero = 0
-    """Use only so many test digits. 0: all 10,000."""
+    """Number of test digits to use; 0: all 10,000."""
     data: str = "data"
     """Folder of the data sets."""
     json: str = ""
@@ -54,20 +54,20 @@ def evaluate(
     """Every metric on the unseen digits; ``about`` holds the role and the configuration."""
     config, labels = about["config"], data.unseen_labels
     own = outputs(model, data.unseen_images)
-    found: dict[str, Any] = metrics.of_classifier(own, labels)
+    result: dict[str, Any] = metrics.of_classifier(own, labels)
     if about["role"] == "teacher":
         radius = config["target_radius"]
         averaged = outputs(model, data.unseen_images, radius)
-        found |= {
+        result |= {
             "averaged_over_shifts": len(shifts(radius)),
             "averaged_errors": metrics.errors(averaged, labels),
         }
     elif teacher is not None:
-        found |= metrics.of_pair(outputs(teacher, data.unseen_images), own)
+        result |= metrics.of_pair(outputs(teacher, data.unseen_images), own)
     missing = [label for label in range(CLASSES) if str(label) not in config["transfer"]]
     if about["role"] != "teacher" and missing:
-        found["corrected"] = corrected(model, own, data, missing)
-    return found
+        result["corrected"] = corrected(model, own, data, missing)
+    return result
 
 
 def corrected(
@@ -107,63 +107,63 @@ def headline(networks: Mapping[str, Mapping[str, Any]]) -> str:
         f"{'':10} {'errors':>6} {'of':>6} {'NLL':>14} {'calibration':>12} "
         f"{'KL(teacher||.)':>17} {'agreement':>10}"
     ]
-    for name, found in networks.items():
+    for name, result in networks.items():
         line = (
-            f"{name:10} {found['errors']:6d} {found['digits']:6d} "
-            f"{found['nll']:7.4f}+-{found['nll_standard_error']:.4f}"
-            f"{found['calibration_error']:13.4f}"
+            f"{name:10} {result['errors']:6d} {result['digits']:6d} "
+            f"{result['nll']:7.4f}+-{result['nll_standard_error']:.4f}"
+            f"{result['calibration_error']:13.4f}"
         )
-        if "agreement" in found:
+        if "agreement" in result:
             line += (
-                f" {found['kl_teacher_student']:9.4f}"
-                f"+-{found['kl_teacher_student_standard_error']:.4f}"
-                f" {100 * found['agreement']:9.2f}%"
+                f" {result['kl_teacher_student']:9.4f}"
+                f"+-{result['kl_teacher_student_standard_error']:.4f}"
+                f" {100 * result['agreement']:9.2f}%"
             )
         lines.append(line)
-    for name, found in networks.items():
-        if "averaged_errors" in found:
+    for name, result in networks.items():
+        if "averaged_errors" in result:
             lines.append(
-                f"{name}: {found['averaged_errors']} errors with logits averaged over "
-                f"{found['averaged_over_shifts']} shifts"
+                f"{name}: {result['averaged_errors']} errors with logits averaged over "
+                f"{result['averaged_over_shifts']} shifts"
             )
-        if "corrected" in found:
-            told = found["corrected"]
+        if "corrected" in result:
+            after = result["corrected"]
             for way in ("raw", "prior_matching", "best_on_test"):
                 lines.append(
-                    f"{name}, classes {told['missing']} never seen, {way.replace('_', ' ')}: "
-                    f"{told[way]['errors']} errors, {told[way]['errors_on_missing']} of them on "
-                    f"the {told['digits_of_missing']} digits of these"
+                    f"{name}, classes {after['missing']} never seen, {way.replace('_', ' ')}: "
+                    f"{after[way]['errors']} errors, {after[way]['errors_on_missing']} of them on "
+                    f"the {after['digits_of_missing']} digits of these"
                 )
     return "\n".join(lines)
 
 
 def networks(folder: Path, device: str) -> dict[str, tuple[Classifier, dict[str, Any]]]:
-    """Every network in a run folder, a model folder or a folder of such, with what is known of it.
+    """Every network in a run folder, a model folder or a folder of such, each with its description.
 
     Raises:
-        UserError: there is none, or one cannot be read.
+        UserError: no network is there, or one cannot be read.
     """
     paths = {name: folder / name for name in NAMES if (folder / name).is_dir()}
     if not paths or (folder / "checkpoints").is_dir():
         paths["own"] = folder
-    found = {}
+    loaded = {}
     for name, path in paths.items():
         model, about = load(path, device)
-        found[about["role"] if name == "own" else name] = model, about
-    return found
+        loaded[about["role"] if name == "own" else name] = model, about
+    return loaded
 
 
 def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m distillation.evaluate"))
-    found = networks(Path(options.model), options.device)
-    teacher = found["teacher"][0] if "teacher" in found else None
-    known = [about["config"]["teacher"] for _, about in found.values()]
-    if given := options.teacher or (known[-1] if teacher is None else ""):
-        teacher = load(named(given), options.device)[0]
+    loaded = networks(Path(options.model), options.device)
+    teacher = loaded["teacher"][0] if "teacher" in loaded else None
+    teachers = [about["config"]["teacher"] for _, about in loaded.values()]
+    if name := options.teacher or (teachers[-1] if teacher is None else ""):
+        teacher = load(named(name), options.device)[0]
     digits = load_mnist(Path(options.data), options.device)
     data = split(digits, validation=0, train_size=0, test_size=options.test_size)
     results = {
-        name: evaluate(model, teacher, data, about) for name, (model, about) in found.items()
+        name: evaluate(model, teacher, data, about) for name, (model, about) in loaded.items()
     }
     print(headline(results))
     if options.json:

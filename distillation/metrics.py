@@ -1,4 +1,4 @@
-"""What is measured of a classifier: pure functions of logits [n, classes] and labels [n]."""
+"""Metrics of a classifier: pure functions of logits [n, classes] and labels [n]."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from shared.training.statistics import mean_and_standard_error
 
 
 def errors(logits: Tensor, labels: Tensor) -> int:
-    """How many digits the largest logit is wrong about."""
+    """Number of digits whose largest logit is of another class."""
     return int((logits.argmax(-1) != labels).sum())
 
 
@@ -35,7 +35,7 @@ def of_classifier(logits: Tensor, labels: Tensor) -> dict[str, float | int]:
 
 
 def of_pair(teacher: Tensor, student: Tensor) -> dict[str, float]:
-    """KL(teacher || student) in nats at temperature 1, and how often both name the same class."""
+    """KL(teacher || student) in nats at temperature 1, and the share of digits classified alike."""
     kl, kl_error = mean_and_standard_error(kl_from_logits(teacher, student))
     agreement = (teacher.argmax(-1) == student.argmax(-1)).double().mean().item()
     return {

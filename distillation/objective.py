@@ -1,4 +1,4 @@
-"""What a student minimises, in nats per example: pure functions of logits [batch, classes].
+"""The losses of a student, in nats per example: pure functions of logits [batch, classes].
 
 The teacher's soft targets are softmax(logits / T). A softened divergence has gradients that shrink
 as 1 / T**2 (Hinton et al. 2015, section 2.1), so that it is multiplied by T**2.

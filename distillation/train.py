@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from distillation import objective
-from distillation import teacher as teachers
 from distillation.config import PRESETS, Config, Role
-from distillation.data import jittered, padded, shifts, transfer_set
+from distillation.data import jittered, padded, transfer_set
 from distillation.evaluate import NAMES, evaluate
 from distillation.model import Classifier
-from distillation.report import finish_network, finish_run, introduce, unseen_errors
+from distillation.report import print_run, unseen_errors, write_network, write_outputs
+from distillation.teacher import load, named, soft_targets
 from shared import cli
 from shared.data.mnist import load_mnist
 from shared.data.splits import Split, split
@@ -46,27 +45,6 @@ def divergence(config: Config, teacher: Tensor, student: Tensor, labels: Tensor)
             return target + config.nontarget * others
 
 
-def soft_targets(
-    config: Config, accelerator: Accelerator, guide: Classifier, data: Split, folder: Path
-) -> Tensor:
-    """The teacher's logits of the transfer set, [slots, n, classes], from the cache or computed."""
-    radius = {"clean": 0, "matching": config.jitter, "averaged": config.target_radius}
-    grid, average = shifts(radius[config.targets]), config.targets == "averaged"
-    path = Path(config.teacher_logits or folder / "teacher_logits.safetensors")
-
-    def prepare() -> str:
-        mode = f"average {average}, precision {config.mixed_precision}"
-        mark = teachers.fingerprint(guide, data.images, grid, mode)
-        if not path.exists():
-            found = teachers.logits(
-                guide, data.images, grid, average=average, autocast=accelerator.autocast()
-            )
-            teachers.write_cache(path, found, mark)
-        return mark
-
-    return teachers.read_cache(path, on_main(accelerator, prepare)).to(accelerator.device)
-
-
 def train_network(
     role: Role, config: Config, run: Run, data: Split, targets: Tensor | None
 ) -> Classifier:
@@ -77,9 +55,9 @@ def train_network(
     network = Classifier(recipe.layers, recipe.dropout, recipe.input_dropout)
     evaluated = Classifier(recipe.layers, recipe.dropout, recipe.input_dropout).to(device)
     optimizers = muon_and_adam(network, [], 0.0, recipe.lr)
-    accelerator.free_memory()  # it is to know this stage's model alone
+    accelerator.free_memory()  # of the stages before
     model, *optimizers = accelerator.prepare(network, *optimizers)
-    introduce(run, role, config, evaluated, len(data.images))
+    print_run(run, role, config, evaluated, len(data.images))
     run.attach(model, optimizers)
 
     images, n, size = padded(data.images), len(data.images), config.batch_size
@@ -130,7 +108,7 @@ def train_network(
 
 
 def refuse_stage(resume: Path) -> None:
-    """A stage is resumed as a part of its run only: what comes after it needs the whole.
+    """Stages are resumed as a part of their run, which later stages need.
 
     Raises:
         UserError: ``--resume`` names the folder of a stage.
@@ -151,33 +129,33 @@ def train(preset: str, config: Config) -> None:
         config.test_size,
     )
     transfer = transfer_set(data, config.transfer)
-    guide, found = None, dict[str, Any]()
+    teacher, results = None, dict[str, Any]()
     if config.teacher:
-        guide, about = teachers.load(teachers.named(config.teacher), device)
-        found["teacher"] = evaluate(guide, None, data, about)
+        teacher, about = load(named(config.teacher), device)
+        results["teacher"] = evaluate(teacher, None, data, about)
     refuse_stage(Path(config.resume))
     folder = on_main(accelerator, lambda: claim("distillation", preset, config))
 
     for role in config.roles():
-        own = folder if role == config.roles()[-1] else folder / role
-        if own != folder and is_complete(own / "model"):
-            network, about = teachers.load(own, device)
-            found[role] = about["metrics"]
+        stage = folder if role == config.roles()[-1] else folder / role
+        if stage != folder and is_complete(stage / "model"):
+            network, about = load(stage, device)
+            results[role] = about["metrics"]
         else:
             digits, targets = data if role == "teacher" else transfer, None
-            if config.recipe(role).alpha > 0 and guide is not None:
-                targets = soft_targets(config, accelerator, guide, digits, folder)
-            run = open_stage("distillation", preset, config, accelerator, own)
+            if config.recipe(role).alpha > 0 and teacher is not None:
+                targets = soft_targets(config, accelerator, teacher, digits, folder)
+            run = open_stage("distillation", preset, config, accelerator, stage)
             try:
                 network = train_network(role, config, run, digits, targets)
             except Interrupted as stop:
                 raise Interrupted(stop.exit_code - 128, folder) from None
             run.save()
-            finish = partial(finish_network, run, role, config, network, guide, data)
-            found[role] = on_main(accelerator, finish)
-        guide = network if role == "teacher" else guide
+            write = partial(write_network, run, role, config, network, teacher, data)
+            results[role] = on_main(accelerator, write)
+        teacher = network if role == "teacher" else teacher
     if run.close():
-        finish_run(run, config, guide, data, found)
+        write_outputs(run, config, teacher, data, results)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Options and presets of language-model distillation. One dial: ``--objective``."""
+"""Options and presets of language-model distillation. The one to try first is ``--objective``."""
 
 import re
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Config(RunConfig):
     topk: Count = 64
     """Logits `topk`: how many of the teacher's probabilities are kept."""
     teacher_cache: str = ""
-    """File with what the teacher says about the training blocks, written if it is not there.
+    """File with the teacher's predictions in the training blocks, written if it does not exist.
     Empty: the teacher runs at every step."""
 
     epochs: Count = 22
@@ -62,7 +62,7 @@ class Config(RunConfig):
     epoch_blocks: Count = 256
     """Blocks between evaluations; the text is gone through again when it is used up."""
     train_blocks: CountOrZero = 0
-    """Train on only so many blocks, the first of every document before its second. 0: all."""
+    """Number of blocks to train on, the first of every document before its second; 0: all."""
     batch_size: Count = 4
     """Blocks per step over all processes together."""
     micro_batch: Count = 8
@@ -85,34 +85,34 @@ class Config(RunConfig):
     student and evaluation."""
 
     def conflicts(self) -> list[str]:
-        """Combinations that mean nothing, each with what to change."""
-        found = []
+        """Combinations without a meaning, each with what to change."""
+        problems = []
         if not LAYERS.fullmatch(self.layers):
-            found.append(f"--layers {self.layers!r}: must be numbers and ranges like 0-11,27-29")
+            problems.append(f"--layers {self.layers!r}: must be numbers and ranges like 0-11,27-29")
         if self.prompt >= self.length:
-            found.append(f"--prompt {self.prompt}: must be below --length {self.length}")
+            problems.append(f"--prompt {self.prompt}: must be below --length {self.length}")
         samples = self.completions == "teacher" or self.on_policy or self.backend == "trl"
         if samples and self.prompt == 0:
-            found.append("--prompt 0: sampled completions need a prompt of at least 1 token")
+            problems.append("--prompt 0: sampled completions need a prompt of at least 1 token")
         if self.objective == "skew" and self.skew == 1:
-            found.append("--skew 1: must be below 1")
+            problems.append("--skew 1: must be below 1")
         if self.logits == "topk" and self.objective not in ("forward", "ce"):
-            found.append(f"--logits topk: only with --objective forward, not {self.objective}")
+            problems.append(f"--logits topk: only with --objective forward, not {self.objective}")
         if self.objective == "ce" and self.on_policy:
-            found.append("--objective ce: learns from text, not from the student's own samples")
+            problems.append("--objective ce: learns from text, not from the student's own samples")
         if self.teacher_cache and (self.on_policy == 1 or self.objective == "ce"):
-            found.append("--teacher-cache: there is nothing to cache in this run")
-        return found + (self._conflicts_of_trl() if self.backend == "trl" else [])
+            problems.append("--teacher-cache: there is nothing to cache in this run")
+        return problems + (self._conflicts_of_trl() if self.backend == "trl" else [])
 
     def _conflicts_of_trl(self) -> list[str]:
-        found = []
+        problems = []
         if self.objective not in ("forward", "reverse", "js"):
-            found.append(f"--objective {self.objective}: --backend trl has forward, reverse, js")
+            problems.append(f"--objective {self.objective}: --backend trl has forward, reverse, js")
         if self.on_policy != 1:
-            found.append(f"--on-policy {self.on_policy}: --backend trl needs 1")
+            problems.append(f"--on-policy {self.on_policy}: --backend trl needs 1")
         if self.optimizer != "adam":
-            found.append(f"--optimizer {self.optimizer}: --backend trl has adam")
-        return found
+            problems.append(f"--optimizer {self.optimizer}: --backend trl has adam")
+        return problems
 
 
 PRESETS = {

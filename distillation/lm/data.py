@@ -1,13 +1,17 @@
 """From documents to blocks of tokens with a mask of the predictions that count."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from distillation.lm.config import Config
+from shared.data.text import load_documents
 from shared.errors import UserError
+from shared.training.batches import stream
 
 HELD_OUT = 10  # every tenth document
 
@@ -26,15 +30,27 @@ class Blocks(NamedTuple):
     def to(self, device: torch.device | str) -> "Blocks":
         return Blocks(*(part.to(device) for part in self))
 
-    def how_many_count(self, where: str) -> int:
-        """UserError if none does: a mean over nothing is no loss."""
-        if not (counted := int(self.counts.sum())):
+    def count(self, where: str) -> int:
+        """The number of predictions that count; UserError if it is 0."""
+        if not (count := int(self.counts.sum())):
             raise UserError(f"{where}: no prediction of its {len(self.tokens)} blocks counts")
-        return counted
+        return count
 
-    def silenced(self, silent: bool) -> "Blocks":
-        """The same, of which nothing counts if ``silent``."""
-        return self._replace(counts=self.counts & (not silent))
+    def masked(self, idle: bool) -> "Blocks":
+        """The same blocks; if ``idle``, none of their predictions counts."""
+        return self._replace(counts=self.counts & (not idle))
+
+
+def read_blocks(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[Blocks, Blocks]:
+    """Training blocks and held-out ones."""
+    documents, unseen_documents = split_documents(load_documents(config.text, Path(config.data)))
+    blocks = text_blocks(documents, tokenizer, config.length, config.prompt)
+    unseen = text_blocks(unseen_documents, tokenizer, config.length)
+    blocks = spread(blocks, config.train_blocks or len(blocks.tokens))
+    if config.completions == "teacher":  # which writes only the texts that the run gets to
+        taken = stream(len(blocks.tokens), config.seed, 0, config.epochs * config.epoch_blocks)
+        blocks = blocks.at(taken.unique())
+    return blocks, spread(unseen, config.evaluation_blocks)
 
 
 def split_documents(documents: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -96,7 +112,7 @@ def completed(tokens: Tensor, document: Tensor, prompt: int, eos: int, pad: int)
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any token will do: masks come from lengths, never from tokens."""
+    """Any token: masks come from lengths, never from tokens."""
     return int(tokenizer.pad_token_id or 0)
 
 

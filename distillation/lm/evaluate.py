@@ -59,15 +59,15 @@ def evaluate(
     blocks: Blocks,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Distance from the teacher, what either costs, and what either writes; in float32."""
-    found = distance(student, teacher, blocks)
+    """Distance from the teacher, and of either its cost and continuations; in float32."""
+    result = distance(student, teacher, blocks)
     prompts = blocks.tokens[:8, :PROMPT]
-    found["student"], found["teacher"] = cost(student, prompts), cost(teacher, prompts)
-    found["peak_memory_bytes"] = _peak_memory(prompts.device)
+    result["student"], result["teacher"] = cost(student, prompts), cost(teacher, prompts)
+    result["peak_memory_bytes"] = _peak_memory(prompts.device)
     rng = generator("cpu", seed, EVALUATION)
     uniforms = torch.rand(SHOWN, NEW, generator=rng).to(prompts.device)
     written = [model.complete(prompts[:SHOWN], uniforms) for model in (student, teacher)]
-    found["continuations"] = [
+    result["continuations"] = [
         {
             "prompt": tokenizer.decode(prompt),
             "student": tokenizer.decode(ours[PROMPT:]),
@@ -75,7 +75,7 @@ def evaluate(
         }
         for prompt, ours, theirs in zip(prompts, *written, strict=False)
     ]
-    return found
+    return result
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -143,7 +143,7 @@ def _trained_by(folder: Path) -> str:
     try:
         name: str = json.loads((folder / "training.json").read_text())["config"]["teacher"]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--model {folder}: does not say who taught it, name --teacher") from error
+        raise UserError(f"--model {folder}: does not name its teacher, give --teacher") from error
     return name
 
 

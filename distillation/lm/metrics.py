@@ -1,4 +1,4 @@
-"""How far a student is from its teacher on held-out text, in nats per token, and what they cost."""
+"""Distances of a student from its teacher on held-out text, in nats per token, and their cost."""
 
 import math
 import time
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillation.lm.data import Blocks
-from distillation.lm.objective import POSITIONS, Head
+from distillation.lm.objective import POSITIONS, LazyLogits
 from distillation.lm.teacher import PER_PASS
 from shared.kl import chunked_kl
 from shared.language_models.causal import LanguageModel
@@ -23,7 +23,7 @@ COMPARED = tuple(
 
 
 @torch.no_grad()
-def compare(teacher: Head, student: Head, tokens: Tensor) -> Tensor:
+def compare(teacher: LazyLogits, student: LazyLogits, tokens: Tensor) -> Tensor:
     """The quantities of COMPARED, at temperature 1: tokens [positions] -> [positions, 5]."""
     rows = []
     for start in range(0, len(tokens), POSITIONS):
@@ -66,34 +66,32 @@ def distance(
     student: LanguageModel,
     teacher: LanguageModel,
     blocks: Blocks,
-    table: dict[str, Tensor] | None = None,
+    predictions: LazyLogits | None = None,
 ) -> dict[str, Any]:
     """Every quantity of COMPARED with its standard error, and perplexities.
 
-    ``table`` has the teacher's hidden states of the blocks, if they are there already.
+    ``predictions``: the teacher's in the blocks, if they have been computed.
     """
     student.eval()
     parts, documents = [], []
     for start in range(0, len(blocks.tokens), PER_PASS):
         rows = slice(start, start + PER_PASS)
         block = blocks.at(rows)
-        of_student = Head(*student(block.tokens[:, :-1])).at(block.counts)
+        of_student = LazyLogits(*student(block.tokens[:, :-1])).at(block.counts)
         of_teacher = (
-            Head(table["hidden"][rows], teacher.weight)
-            if table
-            else Head(*teacher(block.tokens[:, :-1]))
+            predictions.at(rows) if predictions else LazyLogits(*teacher(block.tokens[:, :-1]))
         ).at(block.counts)
         parts.append(compare(of_teacher, of_student, block.tokens[:, 1:][block.counts]))
         documents.append(block.document[:, None].expand_as(block.counts)[block.counts])
     values = torch.cat(parts)
     means, errors = mean_and_error(values, torch.cat(documents))
-    found = {name: mean.item() for name, mean in zip(COMPARED, means, strict=True)}
+    result = {name: mean.item() for name, mean in zip(COMPARED, means, strict=True)}
     for name, error in zip(COMPARED, errors, strict=True):
-        found[f"{name}_standard_error"] = error.item()
+        result[f"{name}_standard_error"] = error.item()
     for who in ("student", "teacher"):
-        found[f"perplexity_{who}"] = math.exp(found[f"cross_entropy_{who}"])
-    counted = {"tokens": len(values), "documents": len(blocks.document.unique())}
-    return found | counted
+        result[f"perplexity_{who}"] = math.exp(result[f"cross_entropy_{who}"])
+    counts = {"tokens": len(values), "documents": len(blocks.document.unique())}
+    return result | counts
 
 
 def cost(model: LanguageModel, prompts: Tensor, new: int = 16) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def cost(model: LanguageModel, prompts: Tensor, new: int = 16) -> dict[str, Any]
         model(prompts[:1])
         started = clock()
         hidden, weight = model(prompts)
-        Head(hidden[:, -1], weight).logits()
+        LazyLogits(hidden[:, -1], weight).logits()
         read = clock()
         model.complete(prompts, uniforms)
         written = clock()

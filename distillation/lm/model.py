@@ -24,11 +24,11 @@ def load(option: str, name: str, root: Path) -> tuple[LanguageModel, PreTrainedT
 
 def parse_layers(text: str) -> list[int]:
     """``0-2,7`` -> [0, 1, 2, 7]."""
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
 def keep_layers(teacher: LanguageModel, layers: list[int]) -> LanguageModel:
@@ -37,9 +37,9 @@ def keep_layers(teacher: LanguageModel, layers: list[int]) -> LanguageModel:
     Raises:
         UserError: a layer that the teacher does not have, or none.
     """
-    there = len(teacher.trunk.layers)
-    if not layers or max(layers) >= there:
-        raise UserError(f"--layers {layers}: the teacher has the layers 0-{there - 1}")
+    count = len(teacher.trunk.layers)
+    if not layers or max(layers) >= count:
+        raise UserError(f"--layers {layers}: the teacher has the layers 0-{count - 1}")
     student = copy.deepcopy(teacher)
     student.trunk.layers = nn.ModuleList(student.trunk.layers[i] for i in layers)
     for number, layer in enumerate(student.trunk.layers):
@@ -75,7 +75,7 @@ def check_vocabulary(what: str, student: LanguageModel, teacher: LanguageModel) 
 
 
 def trainable(model: LanguageModel, embeddings: bool) -> nn.ParameterList:
-    """Freeze what is not trained and return the rest."""
+    """Freeze the embeddings, unless they are trained, and return the trained parameters."""
     model.requires_grad_(True)
     if not embeddings:
         model.trunk.get_input_embeddings().requires_grad_(False)
@@ -83,5 +83,5 @@ def trainable(model: LanguageModel, embeddings: bool) -> nn.ParameterList:
 
 
 def hidden_matrices(model: LanguageModel) -> list[Tensor]:
-    """What Muon takes (Jordan et al. 2024): the matrices inside the layers."""
+    """Weights for Muon (Jordan et al. 2024): the matrices inside the layers."""
     return [p for p in model.trunk.layers.parameters() if p.dim() == 2]

@@ -1,4 +1,4 @@
-"""What the student minimises, in nats summed over the predictions that count: pure functions.
+"""The losses of the student, in nats summed over the predictions that count: pure functions.
 
 Hidden states come in as [positions, width] with the output weights [vocabulary, width]; logits
 [positions, vocabulary] are made of them here, of all positions or of a few at a time. A divergence
@@ -22,24 +22,24 @@ Logits = Literal["chunked", "full", "topk"]
 POSITIONS = 128  # whose logits are in memory at once
 
 
-class Head(NamedTuple):
-    """logits = hidden @ weight.T: hidden [positions, width], weight [vocabulary, width]."""
+class LazyLogits(NamedTuple):
+    """Logits not computed yet: hidden [..., width] @ weight.T, weight [vocabulary, width]."""
 
     hidden: Tensor
     weight: Tensor
 
-    def at(self, rows: Tensor | slice | int) -> "Head":
-        return Head(self.hidden[rows], self.weight)
+    def at(self, rows: Tensor | slice | int) -> "LazyLogits":
+        return LazyLogits(self.hidden[rows], self.weight)
 
-    def to(self, dtype: torch.dtype) -> "Head":
-        return Head(self.hidden.to(dtype), self.weight.to(dtype))
+    def to(self, dtype: torch.dtype) -> "LazyLogits":
+        return LazyLogits(self.hidden.to(dtype), self.weight.to(dtype))
 
     def logits(self) -> Tensor:
         return (self.hidden @ self.weight.T.to(self.hidden.dtype)).float()
 
 
 class TopK(NamedTuple):
-    """A distribution's largest probabilities [positions, k] as logarithms, and whose they are."""
+    """The k largest probabilities of a distribution as logarithms, and their tokens: [..., k]."""
 
     log_p: Tensor
     tokens: Tensor
@@ -65,7 +65,7 @@ def divergence(
 
 
 def full(
-    objective: Objective, teacher: Head, student: Head, temperature: float, skew: float
+    objective: Objective, teacher: LazyLogits, student: LazyLogits, temperature: float, skew: float
 ) -> Tensor:
     """The sum over positions, with the logits of all of them in memory."""
     logits = teacher.logits(), student.logits()
@@ -73,7 +73,7 @@ def full(
 
 
 def chunked(
-    objective: Objective, teacher: Head, student: Head, temperature: float, skew: float
+    objective: Objective, teacher: LazyLogits, student: LazyLogits, temperature: float, skew: float
 ) -> Tensor:
     """The same in little memory: no more than a few positions' logits exist at a time."""
     match objective:
@@ -92,7 +92,7 @@ def chunked(
     return temperature**2 * value
 
 
-def cross_entropy(student: Head, tokens: Tensor) -> Tensor:
+def cross_entropy(student: LazyLogits, tokens: Tensor) -> Tensor:
     """-log student(token), summed; tokens [positions]."""
 
     def few(rows: slice) -> Tensor:
@@ -101,16 +101,16 @@ def cross_entropy(student: Head, tokens: Tensor) -> Tensor:
     return _in_chunks(few, len(tokens))
 
 
-def topk(teacher: TopK, student: Head, temperature: float) -> Tensor:
+def topk(teacher: TopK, student: LazyLogits, temperature: float) -> Tensor:
     """T^2 times the forward KL over the teacher's k largest and one class for all the rest.
 
     Never above the full one; ``teacher`` is of the same temperature.
     """
 
     def few(rows: slice) -> Tensor:
-        known = teacher.at(rows)
+        log_p, tokens = teacher.at(rows)
         logits = student.at(rows).logits()
-        return kl_topk(known.log_p, known.tokens, logits, temperature=temperature, reduction="sum")
+        return kl_topk(log_p, tokens.long(), logits, temperature=temperature, reduction="sum")
 
     return temperature**2 * _in_chunks(few, len(student.hidden))
 
@@ -118,7 +118,9 @@ def topk(teacher: TopK, student: Head, temperature: float) -> Tensor:
 def _in_chunks(few: Callable[[slice], Tensor], positions: int) -> Tensor:
     """The sum of ``few`` over chunks of positions, each computed again in the backward pass."""
     total = torch.zeros(())
-    for start in range(0, max(1, positions), POSITIONS):  # of none too: a gradient of zeros
+    for start in range(
+        0, max(1, positions), POSITIONS
+    ):  # also of no positions: a gradient of zeros
         part = checkpoint(few, slice(start, start + POSITIONS), use_reentrant=False)
         assert isinstance(part, Tensor)
         total = total + part

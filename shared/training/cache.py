@@ -13,16 +13,12 @@ from shared.errors import UserError
 from shared.run.folder import write_whole
 
 
-def fingerprint(about: str, model: nn.Module, *inputs: Tensor) -> str:
+def fingerprint(about: str, model: nn.Module, **inputs: Tensor) -> str:
     """A hash of ``about``, of every weight of a model and of its inputs."""
     digest = hashlib.sha256(about.encode())
-    named = [
-        *sorted(model.state_dict().items()),
-        *((f"input {i}", x) for i, x in enumerate(inputs)),
-    ]
-    for name, tensor in named:
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    for name, tensor in [*sorted(model.state_dict().items()), *inputs.items()]:
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

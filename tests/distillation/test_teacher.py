@@ -1,11 +1,16 @@
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from distillation import teacher as teachers
+from distillation.config import Config
 from distillation.data import jittered, padded, shifts
 from distillation.model import Classifier
+from distillation.teacher import soft_targets
+from shared.data.splits import Split
 from shared.errors import UserError
 
 
@@ -28,7 +33,7 @@ def logits(teacher, images, radius, average=False):
 
 @pytest.mark.parametrize("radius", [0, 1, 2])
 def test_cached_equals_live(radius, teacher, images):
-    """What the student is told about its jittered digit is what the teacher says of that digit."""
+    """The target of a jittered digit is what the teacher predicts for that digit."""
     cached = logits(teacher, images, radius)
     assert cached.shape == ((2 * radius + 1) ** 2, 300, 10)
     rows = torch.randperm(300)[:40]
@@ -47,37 +52,43 @@ def test_the_teacher_drops_nothing(teacher, images):
     assert torch.equal(logits(teacher, images, 0), logits(teacher, images, 0))
 
 
-def test_a_cache_comes_back_exactly(teacher, images, tmp_path):
+def targets(teacher, images, path, **options):
+    """The soft targets of 300 digits, by default under nine shifts, kept in a file."""
+    config = Config(targets="matching", jitter=1, teacher_logits=str(path))
+    labels = torch.zeros(len(images), dtype=torch.long)
+    data = Split(images, labels, images[:1], labels[:1])
+    return soft_targets(replace(config, **options), Accelerator(cpu=True), teacher, data, path)
+
+
+def test_targets_come_back_from_their_file_exactly(teacher, images, tmp_path, monkeypatch):
     path = tmp_path / "new" / "logits.safetensors"
-    mark = teachers.fingerprint(teacher, images, shifts(1), "fp32")
-    values = logits(teacher, images, 1)
-    teachers.write_cache(path, values, mark)
-    assert torch.equal(teachers.read_cache(path, mark), values)
+    first = targets(teacher, images, path)
+    assert torch.equal(first, logits(teacher, images, 1))
+    monkeypatch.setattr(teachers, "logits", None)  # nothing is computed again
+    assert torch.equal(targets(teacher, images, path), first)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_a_foreign_cache_is_refused(teacher, images, tmp_path):
-    path = tmp_path / "logits.safetensors"
-    mark = teachers.fingerprint(teacher, images, shifts(1), "fp32")
-    teachers.write_cache(path, logits(teacher, images, 1), mark)
-    other = Classifier("conv-2-3-2", dropout=0.5)
-    moved = images.clone()
-    moved[17, 300] ^= 1
-    others = [
-        teachers.fingerprint(other, images, shifts(1), "fp32"),
-        teachers.fingerprint(teacher, moved, shifts(1), "fp32"),
-        teachers.fingerprint(teacher, images[:-1], shifts(1), "fp32"),
-        teachers.fingerprint(teacher, images, shifts(2), "fp32"),
-        teachers.fingerprint(teacher, images, shifts(1), "bf16"),
-    ]
-    assert len({mark, *others}) == 6
-    for foreign in others:
-        with pytest.raises(UserError, match=r"--teacher-logits .*another teacher, data set"):
-            teachers.read_cache(path, foreign)
-
-
-def test_a_damaged_cache_is_named(tmp_path):
-    path = tmp_path / "logits.safetensors"
-    path.write_bytes(b"no tensors")
-    with pytest.raises(UserError, match=r"logits\.safetensors"):
-        teachers.read_cache(path, "")
+@pytest.mark.parametrize(
+    "changed", ["teacher", "pixel", "digits", "shifts", "average", "precision"]
+)
+def test_the_file_of_other_targets_is_refused(changed, teacher, images, tmp_path):
+    path, options = tmp_path / "logits.safetensors", {}
+    targets(teacher, images, path)
+    match changed:
+        case "teacher":
+            torch.manual_seed(1)
+            teacher = Classifier("conv-2-3-2", dropout=0.5)
+        case "pixel":
+            images = images.clone()
+            images[17, 300] ^= 1
+        case "digits":
+            images = images[:-1]
+        case "shifts":
+            options = {"jitter": 2}
+        case "average":
+            options = {"targets": "averaged", "target_radius": 1}
+        case _:
+            options = {"mixed_precision": "bf16"}
+    with pytest.raises(UserError, match=r"--teacher-logits .*another teacher, other data"):
+        targets(teacher, images, path, **options)

@@ -8,7 +8,7 @@ import torch
 from distillation.lm.data import text_blocks
 from distillation.lm.metrics import COMPARED, cost, distance, mean_and_error
 from distillation.lm.model import keep_layers
-from distillation.lm.teacher import tabulate
+from distillation.lm.teacher import predict_all
 from tests import tiny
 
 
@@ -43,15 +43,18 @@ def test_distance_position_by_position() -> None:
     assert found["documents"] == 6
 
 
-def test_a_copy_has_no_distance_and_the_table_changes_nothing() -> None:
+def test_a_copy_has_no_distance_and_stored_predictions_change_nothing() -> None:
     teacher, words = tiny.model(), tiny.tokenizer()
     blocks = text_blocks(tiny.texts(20), words, length=12)
     found = distance(teacher, teacher, blocks)
     assert found["kl_teacher_student"] == found["kl_student_teacher"] == 0
     assert found["agreement"] == 1
     student = keep_layers(teacher, [0])
-    table = tabulate(teacher, blocks.tokens)
-    stored, live = distance(student, teacher, blocks, table), distance(student, teacher, blocks)
+    predictions = predict_all(teacher, blocks.tokens)
+    stored, live = (
+        distance(student, teacher, blocks, predictions),
+        distance(student, teacher, blocks),
+    )
     assert stored == pytest.approx(live, rel=1e-5)
 
 

@@ -6,20 +6,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillation.lm import objective
-from distillation.lm.objective import POSITIONS, Head, Objective, TopK, chunked, full, topk
+from distillation.lm.objective import POSITIONS, LazyLogits, Objective, TopK, chunked, full, topk
 
 N, WIDTH, V = 2 * POSITIONS + 7, 12, 50
 DIVERGENCES: tuple[Objective, ...] = ("forward", "reverse", "js", "skew")
 
 
-def heads(seed: int = 0) -> tuple[Head, Head]:
+def heads(seed: int = 0) -> tuple[LazyLogits, LazyLogits]:
     torch.manual_seed(seed)
-    teacher = Head(torch.randn(N, WIDTH), torch.randn(V, WIDTH))
-    student = Head(torch.randn(N, WIDTH), torch.randn(V, WIDTH) * 0.5)
-    return teacher, Head(student.hidden.requires_grad_(), student.weight.requires_grad_())
+    teacher = LazyLogits(torch.randn(N, WIDTH), torch.randn(V, WIDTH))
+    student = LazyLogits(torch.randn(N, WIDTH), torch.randn(V, WIDTH) * 0.5)
+    return teacher, LazyLogits(student.hidden.requires_grad_(), student.weight.requires_grad_())
 
 
-def definition(name: Objective, teacher: Head, student: Head, t: float, skew: float) -> Tensor:
+def definition(
+    name: Objective, teacher: LazyLogits, student: LazyLogits, t: float, skew: float
+) -> Tensor:
     """From torch's own functions, in float64."""
     p, q = (
         torch.softmax(head.hidden.double() @ head.weight.double().T / t, -1)
@@ -76,8 +78,8 @@ def test_cross_entropy() -> None:
 
 def test_the_first_argument_of_forward_is_the_teacher() -> None:
     """KL(teacher || student) is infinite where the student excludes what the teacher does."""
-    teacher = Head(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]]))
-    student = Head(torch.tensor([[40.0, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    teacher = LazyLogits(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]]))
+    student = LazyLogits(torch.tensor([[40.0, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     assert chunked("forward", teacher, student, 1.0, 0.1) > 35
     assert chunked("reverse", teacher, student, 1.0, 0.1) < 0.7
 
@@ -103,11 +105,11 @@ def test_topk_with_rest_is_never_above_the_full_one(k: int) -> None:
 def test_gradients_keep_their_size_over_temperatures() -> None:
     """What the factor T^2 is for."""
     torch.manual_seed(0)
-    teacher = Head(torch.randn(N, WIDTH), torch.randn(V, WIDTH) * 0.01)  # small logits
+    teacher = LazyLogits(torch.randn(N, WIDTH), torch.randn(V, WIDTH) * 0.01)  # small logits
     hidden = torch.randn(N, WIDTH, requires_grad=True)
     sizes = []
     for temperature in (1.0, 4.0, 16.0):
-        student = Head(hidden, teacher.weight.flip(0))
+        student = LazyLogits(hidden, teacher.weight.flip(0))
         value = chunked("forward", teacher, student, temperature, 0.1)
         sizes.append(torch.autograd.grad(value, hidden)[0].norm().item())
     assert max(sizes) < 1.05 * min(sizes)
