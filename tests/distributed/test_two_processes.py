@@ -100,7 +100,7 @@ def test_bad_input_is_said_once(tmp_path: Path, processes: Processes) -> None:
     (tmp_path / "taken").mkdir()
     for argv, words in (
         ([*TINY, "--beta", "-1"], ["--beta -1"]),
-        ([*TINY, "--out", tmp_path / "taken"], ["--out", "is there already"]),
+        ([*TINY, "--out", tmp_path / "taken"], ["--out", "exists already"]),
     ):
         result = processes(*argv, ranks=2)
         refused(result, *words)
@@ -110,7 +110,7 @@ def test_bad_input_is_said_once(tmp_path: Path, processes: Processes) -> None:
 def test_fewer_processes_than_were_asked_for(tmp_path: Path, processes: Processes) -> None:
     out = tmp_path / "run"
     result = processes(*TINY, "--out", out, env={"KL_ZOO_PROCESSES": "2"})
-    refused(result, "2 processes were asked for, 1 started", "NPROC=2 LAUNCH=cpu")
+    refused(result, "2 processes were requested, 1 started", "NPROC=2 LAUNCH=cpu")
     assert not out.exists()
 
 

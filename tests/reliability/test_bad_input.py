@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from shared.run.checkpoint import MANIFEST, _sha256
+from shared.run.checkpoint import MANIFEST
+from shared.run.folder import sha256
 from tests.helpers import ROOT, TINY, Processes, assert_same_run, flip_byte, refused
 
 OPTIONS: dict[str, tuple[list[str], list[str]]] = {
@@ -115,7 +116,7 @@ def test_a_pickle_with_code_is_not_executed(
         path = checkpoint / "optimizers.pt"
         path.write_bytes(pickle.dumps(Malice(tmp_path / "executed")))
         entries = json.loads((checkpoint / MANIFEST).read_text())
-        (checkpoint / MANIFEST).write_text(json.dumps(entries | {path.name: _sha256(path)}))
+        (checkpoint / MANIFEST).write_text(json.dumps(entries | {path.name: sha256(path)}))
     refused(processes("--resume", run), run / "checkpoints/step-00000006/optimizers.pt", "refused")
     assert not (tmp_path / "executed").exists()
 

@@ -78,7 +78,7 @@ def test_machines_that_are_none(
     [
         (["two", "cpu", "vae.train"], "NPROC=two: must be a whole number"),
         (["0", "cpu", "vae.train"], "NPROC=0: must be a whole number"),
-        (["2", "gpu", "vae.train"], "LAUNCH=gpu: is none of cpu, ddp"),
+        (["2", "gpu", "vae.train"], "LAUNCH=gpu: must be one of cpu, ddp"),
         (["2", "cpu"], "usage:"),
         (["2", "cpu", "vae.train", "smoke", "--beta", "nan"], "vae.train: error: --beta nan"),
     ],
