@@ -1,6 +1,6 @@
 """A run and its folder: configuration, environment, metrics, checkpoints, model, pictures.
 
-runs/vae-default/
+runs/NAME-PRESET/
   config.json  env.json  metrics.jsonl  summary.json
   checkpoints/step-00007680/   weights, optimisers, progress, manifest
   model/                       config.json, model.safetensors, README.md (the card), manifest

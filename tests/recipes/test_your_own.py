@@ -72,7 +72,7 @@ def test_a_vae_of_ones_own_pictures(tmp_path: Path, processes: Processes) -> Non
         "--pixels",
         "grey",
     ]
-    result = processes("smoke", *options, "--out", run)
+    result = processes("smoke", *options, "--out", run, program="vae.train")
     assert result.code == 0, result.err
     bounds = [line["unseen_bound"] for line in metrics(run)]
     assert bounds[-1] > bounds[0]
