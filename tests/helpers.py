@@ -1,4 +1,4 @@
-"""What tests of whole programs share: starting them, small runs, comparing what they left."""
+"""Starting programs in tests, small runs of them, and comparisons of run folders."""
 
 import json
 import os

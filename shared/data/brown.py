@@ -50,7 +50,7 @@ def fetch_brown(root: Path) -> None:
     if (actual := sha256(path)) != SHA256:
         raise UserError(
             f"{path} is altered or truncated (sha256 {actual[:12]}..., expected "
-            f"{SHA256[:12]}...); delete it and run again, it is fetched anew"
+            f"{SHA256[:12]}...); delete it and run again to fetch it"
         )
 
 

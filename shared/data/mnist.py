@@ -111,12 +111,12 @@ def _verify(raw: Path) -> None:
     for name, expected in SHA256.items():
         path = raw / name
         if not path.is_file():
-            raise UserError(f"{path} is missing; delete {raw} and run again, it is fetched anew")
+            raise UserError(f"{path} is missing; delete {raw} and run again to fetch it")
         if (actual := sha256(path)) != expected:
             raise UserError(
                 f"{path} is altered or truncated ({path.stat().st_size} bytes, "
                 f"sha256 {actual[:12]}..., expected {expected[:12]}...); "
-                f"delete {raw} and run again, it is fetched anew"
+                f"delete {raw} and run again to fetch it"
             )
 
 

@@ -35,7 +35,7 @@ def fetch_smollm2(root: Path) -> Path:
         try:
             verify_folder(path)
         except UserError as error:
-            raise UserError(f"{error}; delete {path} and run again, it is made anew") from error
+            raise UserError(f"{error}; delete {path} and run again to make it") from error
         return path
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:

@@ -1,4 +1,4 @@
-"""What the READMEs say is there: targets, options, tables, folders, launch configurations."""
+"""Targets, options, tables, folders and pictures that the READMEs name exist."""
 
 import ast
 import importlib
