@@ -23,7 +23,7 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from rlhf import task
+from rlhf.rewards import environment as rewarded
 from shared import cli
 from shared.language_models.trl import InOurFolder
 from shared.run import checkpoint
@@ -127,7 +127,7 @@ def not_a_number(step: str) -> None:
 
 def worthless(call: str) -> None:
     """NaN as every reward of a model's completions, when they are asked for the so-manieth time."""
-    original, calls = task.call, iter(range(1, 1_000_000))
+    original, calls = rewarded.call, iter(range(1, 1_000_000))
 
     def none(completions: list[str], **_: Any) -> list[float]:
         return [float("nan")] * len(completions)
@@ -135,7 +135,7 @@ def worthless(call: str) -> None:
     def worth(rewards: Any, *given: Any) -> Any:
         return original([none] * len(rewards) if next(calls) == int(call) else rewards, *given)
 
-    task.call = worth
+    rewarded.call = worth
 
 
 def broken(step: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.config import LanguageConfig
 from rlhf.prompts.openings import openings
 from rlhf.prompts.rows import Row, read_rows
 from shared.errors import UserError, first_line
@@ -88,6 +89,16 @@ def read_prompts(
     names = dict.fromkeys(name for _, row in chosen for name in row if name != "prompt")
     columns = {name: [row.get(name) for _, row in chosen] for name in names}
     return Prompts([text for text, _ in encoded], [tokens for _, tokens in encoded], columns)
+
+
+def prompts_of(
+    config: LanguageConfig, tokenizer: PreTrainedTokenizerBase, *, held_out: bool, limit: int = 0
+) -> Prompts:
+    """The prompts that ``--prompts`` of a program names, as :func:`read_prompts`."""
+    longest = config.max_prompt
+    return read_prompts(
+        "--prompts", config.prompts, tokenizer, longest, held_out=held_out, limit=limit
+    )
 
 
 def openings_of(what: str, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:

@@ -17,7 +17,7 @@ from rlhf.experiments.reproduce import PUBLISHED, REWARD, RUNS
 from rlhf.policies import save_model
 from rlhf.policy import Policy, quiet_peft, with_adapter
 from rlhf.prompts import read_prompts
-from rlhf.task import Task
+from rlhf.rewards.environment import Environment
 from shared.data.smollm2 import FOLDER
 from shared.run.checkpoint import write_folder
 from tests import tiny
@@ -87,9 +87,9 @@ def write_adapters() -> dict[str, Any]:
     words, path = tiny.tokenizer(), RUNS / PUBLISHED / "model"
     save_model(RUNS / REWARD / "model", "default", JUDGE, judge, words, {}, "card")
     save_model(path, "default", POLICY, policy.model, words, {}, "card")
-    task = Task(POLICY, words, policy.model.config, POLICY.reward)
+    environment = Environment(POLICY, words, policy.model.config, POLICY.reward)
     prompts = read_prompts("", "movies", words, 64, held_out=True, limit=4)
-    return evaluate(policy, task, prompts)
+    return evaluate(policy, environment, prompts)
 
 
 def reference() -> dict[str, Any]:

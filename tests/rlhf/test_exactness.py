@@ -16,9 +16,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from rlhf.config import Config
 from rlhf.policies import load_policy
 from rlhf.policy import Policy
-from rlhf.ppo import loss_sums, prepare, train
+from rlhf.ppo import loss_terms, prepare, train
 from rlhf.prompts import is_held_out
-from rlhf.rollout import cut_at_end, judge
+from rlhf.rollout import cut_at_end, score_tokens
 from tests import tiny
 
 BETA = 0.5
@@ -165,16 +165,16 @@ class Problem:
     def of_the_loss(self, kl: str, scores: torch.Tensor, beta: float) -> torch.Tensor:
         """The gradient of PPO's loss, expected over completions of the policy."""
         config = Config(lora=0, kl=kl, beta=beta, whiten=False, lam=1.0, temperature=TEMPERATURE)
-        said = judge(self.policy, self.completions, TEMPERATURE, micro_batch=16)
-        batch, kl_weight = prepare(config, self.completions, said, scores, beta)
+        tokens = score_tokens(self.policy, self.completions, TEMPERATURE, micro_batch=16)
+        batch, kl_weight = prepare(config, self.completions, tokens, scores, beta)
         probs = self.log_probs(self.policy.model).exp().detach()
         assert probs.sum().item() == pytest.approx(1, abs=1e-12)
         total = torch.zeros((), dtype=torch.float64)
         for row, weight in enumerate(probs):
             part = batch.at(torch.tensor([row]))
             mask = part.completions.mask
-            sums = loss_sums(config, self.policy, self.policy, part, mask, kl_weight)
-            total = total + weight * sums["loss"]
+            terms = loss_terms(config, self.policy, self.policy, part, mask, kl_weight)
+            total = total + weight * terms.loss
         return self.gradient(total)
 
 

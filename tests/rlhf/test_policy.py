@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from rlhf.config import Config
+from rlhf.policies import make_policy
 from rlhf.policy import Policy, with_adapter
-from rlhf.rollout import Completions, cut_at_end, judge, padded, sample
-from rlhf.state import make_policy
+from rlhf.rollout import Completions, cut_at_end, padded, sample, score_tokens
 from shared.errors import UserError
 from shared.kl import kl_from_logits
 from tests import tiny
@@ -43,33 +43,33 @@ def test_numbers_are_those_of_rows_without_padding(padding: int, lora: int) -> N
     config = Config(lora=lora, lora_targets=("q_proj", "v_proj"))
     policy = moved(make_policy(config, tiny.llama()))
     found = completions(policy, padding)
-    said = judge(policy, found, 1.0, micro_batch=2)
+    scores = score_tokens(policy, found, 1.0, micro_batch=2)
     before = tiny.llama()
     for i, prompt in enumerate(PROMPTS):
-        own = found.answers[i][found.mask[i]]
+        own = found.sampled[i][found.mask[i]]
         row = torch.cat([torch.tensor(prompt), own])[None]
         with torch.no_grad():
             logits = policy.model(input_ids=row).logits[0, len(prompt) - 1 : -1]
             reference = before(input_ids=row).logits[0, len(prompt) - 1 : -1]
         log_prob = logits.log_softmax(-1).gather(1, own[:, None])[:, 0]
-        told = {name: x[i][found.mask[i]] for name, x in said.items()}
-        assert torch.allclose(told["log_prob"], log_prob, atol=2e-5)
+        log_prob_i, reference_i, kl_i = (x[i][found.mask[i]] for x in scores[:3])
+        assert torch.allclose(log_prob_i, log_prob, atol=2e-5)
         there = reference.log_softmax(-1).gather(1, own[:, None])[:, 0]
-        assert torch.allclose(told["reference"], there, atol=2e-5)
-        assert torch.allclose(told["kl"], kl_from_logits(logits, reference), atol=2e-5)
-        assert told["kl"].min() > 0.01  # it did move
+        assert torch.allclose(reference_i, there, atol=2e-5)
+        assert torch.allclose(kl_i, kl_from_logits(logits, reference), atol=2e-5)
+        assert kl_i.min() > 0.01  # it did move
 
 
 def test_without_a_step_the_policy_is_the_reference() -> None:
     policy = adapted()
     sampled = completions(policy)
-    said = judge(policy, replace(sampled, states=None), 1.0, micro_batch=2)
-    assert torch.equal(said["log_prob"], said["reference"])
-    assert torch.equal(said["kl"], torch.zeros_like(said["kl"]))
-    assert torch.equal(said["value"], torch.zeros_like(said["value"]))
-    rounded = judge(policy, sampled, 1.0, micro_batch=2)
-    assert torch.allclose(rounded["log_prob"], rounded["reference"], atol=1e-5)
-    assert rounded["kl"].max() < 1e-9
+    scores = score_tokens(policy, replace(sampled, states=None), 1.0, micro_batch=2)
+    assert torch.equal(scores.log_prob, scores.reference)
+    assert torch.equal(scores.kl, torch.zeros_like(scores.kl))
+    assert torch.equal(scores.value, torch.zeros_like(scores.value))
+    rounded = score_tokens(policy, sampled, 1.0, micro_batch=2)
+    assert torch.allclose(rounded.log_prob, rounded.reference, atol=1e-5)
+    assert rounded.kl.max() < 1e-9
 
 
 def test_the_states_of_sampling_are_those_of_a_forward_pass() -> None:
@@ -100,7 +100,7 @@ def test_samples_end_with_the_first_end_and_depend_on_their_own_row_alone() -> N
     whole = completions(policy, time=40)
     assert whole.ended.any()
     for i in range(len(PROMPTS)):
-        ends = (whole.answers[i] == END).nonzero()
+        ends = (whole.sampled[i] == END).nonzero()
         if whole.ended[i]:
             assert whole.mask[i].sum() == ends[0, 0] + 1 if len(ends) else False
         else:
@@ -116,7 +116,7 @@ def test_samples_have_the_models_distribution() -> None:
     uniforms = ((torch.arange(n) + 0.5) / n)[:, None]
     found = sample(policy.lm, [PROMPTS[0]] * n, uniforms, [END], PAD, temperature=0.7)
     logits = policy.model(input_ids=torch.tensor(PROMPTS[0])[None]).logits[0, -1]
-    share = torch.bincount(found.answers[:, 0], minlength=len(logits)) / n
+    share = torch.bincount(found.sampled[:, 0], minlength=len(logits)) / n
     assert torch.allclose(share, (logits / 0.7).softmax(-1), atol=2 / n)
 
 
@@ -127,13 +127,13 @@ def test_log_ratios_estimate_the_exact_kl_of_a_sequence(temperature: float) -> N
     uniforms = torch.rand(n, 12, generator=torch.Generator().manual_seed(2))
     found = sample(policy.lm, [PROMPTS[0]] * n, uniforms, [END], PAD, temperature)
     assert 0.1 < found.ended.float().mean() < 0.9  # completions of many lengths
-    said = judge(policy, found, temperature, micro_batch=500)
-    assert said["kl"].min() >= 0
-    off = (said["log_prob"] - said["reference"] - said["kl"]).sum(1).double()
+    scores = score_tokens(policy, found, temperature, micro_batch=500)
+    assert scores.kl.min() >= 0
+    off = (scores.log_prob - scores.reference - scores.kl).sum(1).double()
     error = (off.std() / n**0.5).item()
-    assert abs(off.mean().item()) < 4 * error < 0.1 * said["kl"].sum(1).mean().item()
-    other = judge(policy, found, 1.5, micro_batch=500)
-    off = (other["log_prob"] - other["reference"] - other["kl"]).sum(1).double()
+    assert abs(off.mean().item()) < 4 * error < 0.1 * scores.kl.sum(1).mean().item()
+    other = score_tokens(policy, found, 1.5, micro_batch=500)
+    off = (other.log_prob - other.reference - other.kl).sum(1).double()
     assert abs(off.mean().item()) > 4 * (off.std() / n**0.5).item()
 
 
@@ -160,9 +160,9 @@ def test_garbage_in_the_padding_changes_nothing() -> None:
     )
     assert not torch.equal(other.tokens, found.tokens)
     found = replace(found, states=None)  # else nothing is read anew
-    first, second = judge(policy, found, 1.0, 3), judge(policy, other, 1.0, 3)
-    for name in ("log_prob", "reference", "kl", "entropy", "value"):
-        assert torch.equal(first[name][found.mask], second[name][found.mask])
+    first, second = score_tokens(policy, found, 1.0, 3), score_tokens(policy, other, 1.0, 3)
+    for one, two in zip(first[:5], second[:5], strict=True):  # all but the reference's states
+        assert torch.equal(one[found.mask], two[found.mask])
 
 
 def test_a_shared_critic_reads_each_state_and_the_mean_up_to_it() -> None:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from rlhf import ppo
 from rlhf.config import Config
-from rlhf.policy import Policy, with_adapter
+from rlhf.policy import Policy, optimizer_of, with_adapter
 from rlhf.rollout import Completions
-from rlhf.state import optimizer_of
 from tests import tiny
 from tests.helpers import (
     Processes,
@@ -290,7 +289,7 @@ def test_the_end_of_a_completion_is_trained() -> None:
 def _log_prob_of_the_end(policy: Policy, batch: ppo.Batch) -> Tensor:
     given = batch.completions
     states, weight, _ = policy(given.tokens, given.attention, given.prompt)
-    return ppo.log_probs(ppo.logits_of(states, weight, 1.0), given.answers)
+    return ppo.log_probs(ppo.logits_of(states, weight, 1.0), given.sampled)
 
 
 def test_gradients_are_clipped_and_a_wrong_ratio_is_a_bug() -> None:

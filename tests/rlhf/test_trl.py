@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf import dpo, reward
+from rlhf import reward, trl
 from rlhf.evaluate import evaluate
 from rlhf.policies import load_policy
 from rlhf.prompts import is_held_out, read_prompts
 from rlhf.rewards import load_reward
-from rlhf.task import Task
+from rlhf.rewards.environment import Environment
 from shared.language_models.trl import train_with
 from shared.run.checkpoint import verify_folder
 from tests import tiny
@@ -37,9 +37,9 @@ def test_a_policy_is_left_that_reads_back_as_it_was_measured(
     assert told["kl"] > 1e-3  # it has moved
     policy, tokenizer, about = load_policy(str(folder), Path("data"))
     config = replace(PROGRAMS[name].Config(), gold="gold", completion=8)
-    task = Task(config, tokenizer, policy.model.config, ())
+    environment = Environment(config, tokenizer, policy.model.config, ())
     prompts = read_prompts("--prompts", "movies", tokenizer, 64, held_out=True, limit=4)
-    again = evaluate(policy, task, prompts)
+    again = evaluate(policy, environment, prompts)
     assert again["kl"] == pytest.approx(told["kl"], rel=1e-4)
     assert again["samples"] == told["samples"]
     assert about["config"]["lora"] == lora
@@ -67,13 +67,13 @@ def test_a_reward_model_reads_back_with_equal_scores(
     trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, lora: int
 ) -> None:
     kept: list[Any] = []
-    leave = reward.leave
+    write_outputs = reward.write_outputs
 
     def keep(*given: Any) -> None:
         kept.extend(given)
-        leave(*given)
+        write_outputs(*given)
 
-    monkeypatch.setattr(reward, "leave", keep)
+    monkeypatch.setattr(reward, "write_outputs", keep)
     folder = trained(
         "reward",
         "--lora",
@@ -110,7 +110,7 @@ def test_a_reward_model_reads_back_with_equal_scores(
 
 def test_the_score_starts_small_on_an_unchanged_trunk(tiny_model: Path) -> None:
     config = replace(reward.PRESETS["smoke"], model=str(tiny_model))
-    made, _ = reward.classifier(config, Path("data"))
+    made, _ = reward.classifier(config)
     width = made.config.hidden_size
     assert made.score.weight.std().item() == pytest.approx((width + 1) ** -0.5, rel=0.4)
     trunk = tiny.llama().base_model.state_dict()
@@ -228,7 +228,7 @@ def test_precision_and_recomputation_are_as_asked(
         found.append((trainer.accelerator.mixed_precision, recomputes))
         return done
 
-    monkeypatch.setattr(dpo, "train_with", look)
+    monkeypatch.setattr(trl, "train_with", look)
     whole = trained("dpo")
     saving = trained("dpo", "--activation-checkpointing", out="saving")
     trained("dpo", "--mixed-precision", "bf16", out="fast")
