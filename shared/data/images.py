@@ -29,8 +29,10 @@ def load_images(folder: Path, device: torch.device | str = "cpu") -> Digits:
         raise UserError(f"--images {folder}: is no folder")
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     if len(classes) < 2:
-        raise UserError(f"--images {folder}: holds {len(classes)} folders of pictures, one for "
-                        f"each class; at least 2 are needed")
+        raise UserError(
+            f"--images {folder}: holds {len(classes)} folders of pictures, one for "
+            f"each class; at least 2 are needed"
+        )
     parts: tuple[list[tuple[torch.Tensor, int]], list[tuple[torch.Tensor, int]]] = ([], [])
     for label, path in enumerate(classes):
         for file in sorted(p for p in path.iterdir() if p.suffix.lower() in KINDS):
@@ -44,8 +46,10 @@ def load_images(folder: Path, device: torch.device | str = "cpu") -> Digits:
     columns = [column for part in (trained, unseen) for column in zip(*part, strict=True)]
     images, labels, unseen_images, unseen_labels = columns
     return Digits(
-        torch.stack(images).to(device), torch.tensor(labels, device=device),
-        torch.stack(unseen_images).to(device), torch.tensor(unseen_labels, device=device),
+        torch.stack(images).to(device),
+        torch.tensor(labels, device=device),
+        torch.stack(unseen_images).to(device),
+        torch.tensor(unseen_labels, device=device),
     )
 
 

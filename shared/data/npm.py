@@ -20,7 +20,9 @@ def pack(package: str, folder: Path) -> Path:
         raise RuntimeError("npm is not installed")
     subprocess.run(
         [npm, "pack", package, "--silent", "--pack-destination", str(folder)],
-        check=True, capture_output=True, timeout=300,
+        check=True,
+        capture_output=True,
+        timeout=300,
     )
     (archive,) = folder.glob("*.tgz")
     return archive

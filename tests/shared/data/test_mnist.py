@@ -40,7 +40,16 @@ def test_the_digits(tmp_path: Path) -> None:
     assert digits.train_images.shape == (60_000, 784)
     assert digits.test_images.shape == (10_000, 784)
     assert digits.test_labels.bincount().tolist() == [
-        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009,
+        980,
+        1135,
+        1032,
+        1010,
+        982,
+        892,
+        958,
+        1028,
+        974,
+        1009,
     ]
     assert digits.train_images.double().mean().item() / 255 == pytest.approx(0.1307, abs=1e-4)
 

@@ -8,6 +8,7 @@ import pytest
 
 from shared.cli import load_config, with_resume_cleared
 from shared.errors import UserError
+from shared.processes.launch import check_repository
 from shared.run import report
 from shared.run.folder import append_metrics, claim, keep_metrics, read_metrics, write_json
 from vae.config import PRESETS, Config
@@ -82,14 +83,14 @@ class FakeHub:
 
 
 def test_push(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(hub, "HfApi", FakeHub)
+    monkeypatch.setattr(report, "HfApi", FakeHub)
     assert report.push(tmp_path, "me/digits") == "https://hub/me/digits"
     assert FakeHub.calls == [("create", "me/digits", True), ("upload", "me/digits", tmp_path)]
 
 
 @pytest.mark.parametrize("error", [OSError("no token\nlog in"), RuntimeError(), ValueError("x")])
 def test_push_that_fails(error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(hub, "HfApi", FakeHub)
+    monkeypatch.setattr(report, "HfApi", FakeHub)
     monkeypatch.setattr(FakeHub, "error", error)
     with pytest.raises(UserError) as refusal:
         report.push(tmp_path, "me/digits")
@@ -100,6 +101,6 @@ def test_push_that_fails(error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_repository_names() -> None:
-    hub.check_repository("me/digits")
+    check_repository("me/digits")
     with pytest.raises(UserError, match="--push-to-hub"):
-        hub.check_repository("a b")
+        check_repository("a b")
