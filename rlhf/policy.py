@@ -55,11 +55,7 @@ def lora(
 
 
 def with_adapter(model: PreTrainedModel, rank: int, targets: Sequence[str]) -> PeftModel:
-    """The model with a trained low-rank adapter that starts as the identity.
-
-    Raises:
-        UserError: no linear layer of the model has one of these names.
-    """
+    """The model with an adapter of :func:`lora`, which starts as the identity."""
     with quiet_peft():
         return get_peft_model(model, lora(model, rank, targets))
 
@@ -103,14 +99,12 @@ class Policy(nn.Module):
     def forward(
         self, tokens: Tensor, attention: Tensor, prompt: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """States before every token of the completions, output weights, values.
+        """States [n, time, width] before every token of the completions, output weights
+        [vocabulary, width], values [n, time].
 
         Args:
             tokens, attention: [n, prompt + time]; prompts padded on the left.
             prompt: length of the padded prompts.
-
-        Returns:
-            [n, time, width], [vocabulary, width], [n, time]
         """
         hidden, weight = self.lm(tokens, attention)
         states = hidden[:, prompt - 1 : -1]

@@ -38,7 +38,7 @@ class Config(TrainerConfig):
     warmup: int = 0
     """Steps over which the learning rate rises to its peak."""
     reward: tuple[str, ...] = ("pretrained",)
-    """What is maximised, the mean if there are several: as in rlhf.ppo."""
+    """Rewards to maximise, as in rlhf.ppo; of several the mean."""
     normalise: bool = True
     """Shift and scale each reward to mean 0 and variance 1 over the reference's completions, as
     rlhf.ppo does; without it one beta does not mean the same in both."""
@@ -50,7 +50,7 @@ class Config(TrainerConfig):
     num_generations: int = 4
     """Completions of each prompt; the mean reward of the others is a completion's baseline."""
     temperature: Positive = 1.0
-    """Of sampling, and of every log-probability and KL. There is no top-k and no top-p."""
+    """Temperature of sampling, and of every log-probability and KL. There is no top-k, no top-p."""
     steps: Count = 40
     """Optimiser steps, each on new completions."""
     kl_prompts: Count = 32

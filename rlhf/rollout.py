@@ -159,6 +159,6 @@ def score_tokens(
         )
         flat = (*compared, value[mask].float())
         rectangles = (x.new_zeros(mask.shape).masked_scatter(mask, x) for x in flat)
-        parts.append(TokenScores(*rectangles, reference))
+        parts.append(TokenScores._make((*rectangles, reference)))
     columns = zip(*parts, strict=True)
     return TokenScores._make(global_rows(torch.cat(column)) for column in columns)

@@ -158,9 +158,9 @@ def test_pairs_of_ones_own_prompts_by_ones_own_reward(write: Any, tmp_path: Path
     [
         (["--count", "100000"], r"--count 100000: there are \d+ such prompts"),
         (["--held-out", "1000"], r"--held-out 1000: there are \d+ such prompts"),
-        (["--prompts", "none.jsonl"], r"--prompts none\.jsonl: is no file"),
-        (["--reward", "os:sep"], "--reward os:sep: is no function"),
-        (["--completions", "1"], "--completions 1: a pair needs two"),
+        (["--prompts", "none.jsonl"], r"--prompts none\.jsonl: is not an existing file"),
+        (["--reward", "os:sep"], "--reward os:sep: is not a function"),
+        (["--completions", "1"], "--completions 1: must be >= 2"),
         (["--tokens", "0"], "--tokens 0: must be >= 1"),
     ],
 )

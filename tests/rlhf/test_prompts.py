@@ -127,7 +127,7 @@ def test_conversations_are_read_through_the_chat_template(tmp_path: Path) -> Non
         ({"prompt": ["ba"]}, "row 61: its prompt is neither"),
         (
             {"text": "ba", "star": "1"},
-            "row 61 has no column prompt; found text, star, needed prompt",
+            "row 61 has no column prompt; it has text, star, needed are prompt",
         ),
     ],
 )
@@ -152,12 +152,12 @@ def test_a_prompt_that_is_too_long_is_refused(tmp_path: Path) -> None:
         ("a.jsonl", b"", "holds no rows"),
         ("a.json", b"[]", "holds no rows"),
         ("a.jsonl", b'{"prompt": "ba"}\n\n{"prompt": "bo', r"cannot be read \(line 3, column 12: "),
-        ("a.jsonl", b'"ba"\n', "its rows are no JSON objects"),
-        ("a.json", b'{"prompt": "ba"}', "its rows are no JSON objects"),
+        ("a.jsonl", b'"ba"\n', "its rows are not JSON objects"),
+        ("a.json", b'{"prompt": "ba"}', "its rows are not JSON objects"),
         ("a.jsonl", b"\xff\xfe", "cannot be read"),
         ("a.csv", b"prompt\nba,bo\n", "a row has more cells than the header"),
         ("a.parquet", b"PAR", "cannot be read"),
-        ("a.txt", b"ba\n", "its name ends in none of .jsonl"),
+        ("a.txt", b"ba\n", "its name must end in one of .jsonl"),
     ],
 )
 def test_files_that_hold_no_rows(name: str, content: bytes, said: str, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_files_that_hold_no_rows(name: str, content: bytes, said: str, tmp_path:
 
 def test_a_part_without_prompts_is_refused(tmp_path: Path) -> None:
     rows = [row for row in ROWS if not is_held_out(row["prompt"])]
-    with pytest.raises(UserError, match=f"of its {len(rows)} rows none is held out"):
+    with pytest.raises(UserError, match=f"none of its {len(rows)} rows is held out"):
         read(write(tmp_path / "a.jsonl", rows), held_out=True)
 
 
@@ -178,10 +178,12 @@ def test_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(*_: Any, **__: Any) -> None:
         raise ConnectionError("Couldn't reach the Hub\nmore")
 
-    with pytest.raises(UserError, match="is no file of the kind"):
+    with pytest.raises(UserError, match="is not an existing file of the kinds"):
         read(str(tmp_path / "gone.jsonl"))
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    said = r"--prompts no/such: is no file, and the Hub gives .*\(Couldn't reach the Hub\)$"
+    said = (
+        r"--prompts no/such: is not a file, and the Hub has no such .*\(Couldn't reach the Hub\)$"
+    )
     with pytest.raises(UserError, match=said):
         read("no/such")
     hub = datasets.Dataset.from_list(ROWS)
@@ -222,7 +224,7 @@ def test_pairs_of_conversations_that_begin_alike(tmp_path: Path) -> None:
     [
         (
             {"prompt": "ba", "chosen": "bo"},
-            "row 2 has no column rejected; found prompt, chosen, needed chosen, rejected",
+            "row 2 has no column rejected; it has prompt, chosen, needed are chosen, rejected",
         ),
         ({"prompt": "", "chosen": "bo", "rejected": "ba"}, "row 2: its prompt is empty"),
         ({"prompt": "ba", "chosen": None, "rejected": "ba"}, "row 2: its chosen is empty"),

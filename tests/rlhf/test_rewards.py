@@ -25,7 +25,7 @@ def test_functions_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("no_reward:length", "cannot be imported .*No module named 'no_reward'"),
         ("broken_reward:length", "cannot be imported .*division by zero"),
         (":length", "cannot be imported"),
-        ("own_reward:number", "is no function"),
+        ("own_reward:number", "is not a function"),
     ):
         with pytest.raises(UserError, match=f"^--reward {name}: {said}"):
             load_reward("--reward", name, tmp_path)
@@ -52,14 +52,14 @@ def test_every_function_sees_text_tokens_and_columns() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([0.5, math.nan], "returned nan for completion 1, no finite number"),
-        ([-math.inf, 0.5], "returned -inf for completion 0, no finite number"),
-        ([0.5, None], "returned None for completion 1, no finite number"),
-        ([0.5, "good"], "returned 'good' for completion 1, no finite number"),
+        ([0.5, math.nan], "returned nan for completion 1, not a finite number"),
+        ([-math.inf, 0.5], "returned -inf for completion 0, not a finite number"),
+        ([0.5, None], "returned None for completion 1, not a finite number"),
+        ([0.5, "good"], "returned 'good' for completion 1, not a finite number"),
         ([0.5], "returned 1 values for 2 completions"),
         ([0.5, 0.5, 0.5], "returned 3 values for 2 completions"),
-        (None, "returned NoneType, no list of numbers"),
-        (0.5, "returned float, no list of numbers"),
+        (None, "returned NoneType, not a list of numbers"),
+        (0.5, "returned float, not a list of numbers"),
     ],
 )
 def test_what_a_function_must_not_return(given: Any, said: str) -> None:

@@ -104,7 +104,7 @@ def test_an_adapter_finds_its_base_by_name(tmp_path: Path) -> None:
 def test_an_adapter_of_a_language_model_is_no_reward_model(tmp_path: Path) -> None:
     write_folder(tmp_path / FOLDER, lambda folder: tiny.write_model(folder) and None)
     adapter(tmp_path / "adapter", tmp_path / FOLDER, task="CAUSAL_LM")
-    with pytest.raises(UserError, match="is an adapter for CAUSAL_LM, no sequence classifier"):
+    with pytest.raises(UserError, match="is an adapter for CAUSAL_LM, not for a sequence"):
         scores(tmp_path / "adapter", tmp_path)
 
 
@@ -116,7 +116,7 @@ def test_models_that_are_no_reward_models(
             scores(folder, tmp_path)
 
     language_model = tiny.write_model(tmp_path / "language model")
-    refused(language_model, r"is no sequence classifier, it has no score\.weight")
+    refused(language_model, r"is not a sequence classifier, it has no score\.weight")
     refused(tiny.write_reward_model(tmp_path / "three", labels=3), "gives 3 scores")
     small = tiny.write_reward_model(tmp_path / "small", vocabulary=40)
     refused(small, f"its tokenizer has {tiny.VOCABULARY} tokens, the model embeds 40")
@@ -132,7 +132,7 @@ def test_models_that_are_no_reward_models(
 
 def test_hub_unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    said = "--reward no/such: is no folder, and the Hub gives no model under this name"
+    said = "--reward no/such: is not a folder, and the Hub has no such model"
     with pytest.raises(UserError, match=said):
         scores("no/such", tmp_path)
 
