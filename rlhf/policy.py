@@ -18,7 +18,7 @@ from shared.kl import chunked_kl, entropy_from_logits
 from shared.language_models.causal import LanguageModel
 
 ROWS = 64  # states whose logits are in memory at once: enough for a matrix product
-LINEAR = (nn.Linear, Conv1D)  # of GPT-2
+LINEAR = (nn.Linear, Conv1D)  # GPT-2 has the latter
 
 
 @contextmanager

@@ -1,9 +1,16 @@
-"""One thread and no example database: the same examples, at the same speed, on every machine."""
+"""The same tests at the same speed on every machine, whatever ran before them.
 
+One thread and no example database. Every test and every fixture starts from the same state of the
+global generators. ``pytest --random-order SEED`` shuffles the files, and the tests in each.
+"""
+
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +22,40 @@ hypothesis.settings.register_profile(
     "zoo", derandomize=True, database=None, deadline=None, max_examples=200
 )
 hypothesis.settings.load_profile("zoo")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--random-order", type=int, metavar="SEED", help="shuffle files and tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--random-order") is not None:
+        config.option.loadscopereorder = False  # xdist would start with the largest files
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seed = config.getoption("--random-order")
+    if seed is not None:
+        rng = random.Random(seed)
+        place = {path: rng.random() for path in sorted({item.path for item in items})}
+        items.sort(key=lambda item: (place[item.path], rng.random()))
+
+
+def _seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: Any, request: Any) -> None:  # noqa: ARG001
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:  # noqa: ARG001
+    _seed()
 
 
 @pytest.fixture(scope="session")

@@ -12,17 +12,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.helpers import QUIET, ROOT, metrics
+from tests.helpers import PATIENCE, QUIET, ROOT, metrics
+from tests.programs import CURVES
 
-CURVES = ROOT / "tests" / "curves"
-METRICS = {
-    "vae.train": ("loss", "rate", "distortion", "unseen_bound"),
-    "distillation.train": ("loss", "error"),
-    "distillation.lm.train": ("loss", "unseen_kl_teacher_student", "unseen_kl_student_teacher"),
-    "trpo_ppo.train": ("kl", "surrogate", "value_loss", "entropy", "score"),
-    "rlhf.ppo": ("loss", "policy_gradient_norm", "objective/scores", "kl_old_new"),
-    "rlhf.dpo": ("loss", "rewards/margins", "logps/chosen"),
-}
+FOLDER = ROOT / "tests" / "curves"
+METRICS = {program: names.split() for program, names in CURVES.items()}
 LARGEST, MEAN = 0.02, 0.01  # of a curve's largest value; other roundings of sums stay far below
 
 
@@ -38,7 +32,7 @@ def run_smoke(program: str, out: Path) -> None:
         env=os.environ | QUIET,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -56,7 +50,7 @@ def distances(program: str, run: Path) -> dict[str, tuple[float, float]]:
     Raises:
         ValueError: a curve is longer or shorter than the committed one.
     """
-    committed = json.loads((CURVES / f"{program}.json").read_text())["curves"]
+    committed = json.loads((FOLDER / f"{program}.json").read_text())["curves"]
     found = {}
     for name, curve in read(program, run).items():
         apart = [abs(a - b) for a, b in zip(curve, committed[name], strict=True)]
@@ -74,7 +68,7 @@ def main() -> None:
                 environment = json.loads((run / "env.json").read_text())
                 environment["command"] = f"python -m {program} smoke"
                 content = {"environment": environment, "curves": read(program, run)}
-                path = CURVES / f"{program}.json"
+                path = FOLDER / f"{program}.json"
                 path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
             for name, (largest, mean) in distances(program, run).items():
                 print(f"{program:24}{name:28}{largest:10.1e}{mean:10.1e}", flush=True)

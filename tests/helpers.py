@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,24 +16,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[1]
+from tests.programs import FORKED, ROOT
+from tests.programs import TINY as TINY
+from tests.programs import TINY_DISTILL as TINY_DISTILL
+
 QUIET = {
     "OMP_NUM_THREADS": "1",
     "ACCELERATE_USE_CPU": "true",
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",
 }
-# 60 digits in batches of 25: steps 25, 25, 10; two epochs are six steps, the first ends with 3.
-TINY = """
-    smoke --train-size 60 --test-size 100 --batch-size 25 --epochs 2 --width 16 --latent 4
-    --warmup 2 --evaluation-samples 2
-""".split()
-
-# The same steps for each of teacher, baseline and distilled student.
-TINY_DISTILL = """
-    smoke --train-size 60 --test-size 100 --batch-size 25 --epochs 2 --teacher-epochs 2 --warmup
-    2 --student-layers 16 --teacher-layers conv-2-3-2
-""".split()
+PATIENCE = 1800
+"""Seconds after which a process counts as hung; a busy machine makes no test fail."""
 
 
 @dataclass
@@ -56,11 +52,11 @@ class Result:
 
 
 class Processes:
-    """Fresh processes of the programs, forked from a process that only imported them."""
+    """Fresh processes of programs, forked from a process that only imported them."""
 
-    def __init__(self) -> None:
+    def __init__(self, programs: Sequence[str] = FORKED) -> None:
         self._zygote = subprocess.Popen(
-            [sys.executable, "-m", "tests.zygote"],
+            [sys.executable, "-m", "tests.zygote", *programs],
             cwd=ROOT,
             env=os.environ | QUIET,
             stdin=subprocess.PIPE,
@@ -75,21 +71,26 @@ class Processes:
         fault: str = "",
         ranks: int = 1,
         env: dict[str, str] | None = None,
+        folder: Path = ROOT,
     ) -> Result:
-        """Run a program to its end; ``fault`` is one of ``tests.zygote.FAULTS`` with arguments."""
+        """Run a program to its end, in ``folder``.
+
+        ``fault`` is one of ``tests.zygote.FAULTS`` with arguments.
+        """
         stdin, stdout = self._zygote.stdin, self._zygote.stdout
         assert stdin is not None
         assert stdout is not None
-        with tempfile.TemporaryDirectory() as logs:
+        with tempfile.TemporaryDirectory() as logs, reserved_port() as port:
             job = {
                 "program": program,
                 "argv": [str(a) for a in argv],
                 "fault": fault,
                 "ranks": ranks,
                 "env": env or {},
-                "port": free_port(),
+                "folder": str(folder),
+                "port": port,
                 "logs": logs,
-                "seconds": 120,
+                "seconds": PATIENCE,
             }
             stdin.write(json.dumps(job) + "\n")
             stdin.flush()
@@ -101,14 +102,20 @@ class Processes:
         return Result(codes, outs, errs)
 
     def close(self) -> None:
-        self._zygote.communicate(timeout=30)
+        self._zygote.communicate(timeout=PATIENCE)
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that the system hands to nobody else inside the ``with``.
+
+    It stays bound without listening; a server that reuses addresses, as torch's store does, can
+    listen on it all the same.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("", 0))
+        yield holder.getsockname()[1]
 
 
 def refused(result: Result, *words: str, rank: int = 0) -> None:

@@ -1,8 +1,8 @@
 """Starts training programs as fresh processes in a fraction of a second, with faults on request.
 
-``python -m tests.zygote`` imports everything once, computes nothing, and forks a child (or one per
-rank) for every JSON line on its input; the children's exit codes are its output. See
-``tests.helpers.Processes``.
+``python -m tests.zygote PROGRAM ...`` imports the programs once, computes nothing, and forks a
+child (or one per rank) for every JSON line on its input; the children's exit codes are its output.
+See ``tests.helpers.Processes``. Faults inside an application import it when they are asked for.
 """
 
 import importlib
@@ -23,24 +23,10 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from rlhf.rewards import environment as rewarded
 from shared import cli
 from shared.language_models.trl import InOurFolder
 from shared.run import checkpoint
 from shared.run.run import Run
-from trpo_ppo import ppo as update
-from trpo_ppo.envs import Environments
-
-PROGRAMS = {
-    name: importlib.import_module(name)
-    for name in tuple(
-        """
-        vae.train vae.evaluate vae.sample distillation.train distillation.evaluate
-        distillation.lm.train distillation.lm.evaluate rlhf.ppo rlhf.evaluate rlhf.dpo
-        trpo_ppo.train trpo_ppo.evaluate
-    """.split()
-    )
-}
 
 
 def at_step(step: int, act: Any, folder: str = "") -> None:
@@ -78,7 +64,7 @@ def send(name: str, step: str, rank: str = "0", folder: str = "") -> None:
 
 def poison(step: str) -> None:
     """NaN in the batch of a step (counted from 0)."""
-    train, calls = PROGRAMS["vae.train"], iter(range(1_000_000))
+    train, calls = importlib.import_module("vae.train"), iter(range(1_000_000))
     original = train.observe
 
     def observe(*arguments: Any) -> torch.Tensor:
@@ -106,28 +92,31 @@ def full_metrics(step: str) -> None:
 
 
 def kill(seconds: str) -> None:
-    """SIGKILL so many seconds after the program's start."""
+    """SIGKILL this many seconds after the program's start."""
     threading.Timer(float(seconds), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
 
 
 def not_a_number(step: str) -> None:
-    """NaN in the so-manieth gradient that is computed (counted from 1)."""
+    """NaN in the gradient of this number, counted as they are computed from 1."""
     original, calls = Accelerator.backward, iter(range(1, 1_000_000))
-    gathered = update.flat
 
     def backward(self: Accelerator, loss: torch.Tensor, **given: Any) -> None:
         original(self, loss * float("nan") if next(calls) == int(step) else loss, **given)
 
-    def flat(gradients: Any) -> torch.Tensor:  # PPO for control writes them out by hand
-        return gathered(gradients) * (float("nan") if next(calls) == int(step) else 1)
-
     Accelerator.backward = backward  # type: ignore[method-assign]
-    update.flat = flat
+    if update := sys.modules.get("trpo_ppo.ppo"):  # it writes its gradients out by hand
+        gathered = update.flat
+
+        def flat(gradients: Any) -> torch.Tensor:
+            return gathered(gradients) * (float("nan") if next(calls) == int(step) else 1)
+
+        update.flat = flat
 
 
 def worthless(call: str) -> None:
-    """NaN as every reward of a model's completions, when they are asked for the so-manieth time."""
-    original, calls = rewarded.call, iter(range(1, 1_000_000))
+    """NaN as every reward of a model's completions, in the call of this number."""
+    environment = importlib.import_module("rlhf.rewards.environment")
+    original, calls = environment.call, iter(range(1, 1_000_000))
 
     def none(completions: list[str], **_: Any) -> list[float]:
         return [float("nan")] * len(completions)
@@ -135,18 +124,19 @@ def worthless(call: str) -> None:
     def worth(rewards: Any, *given: Any) -> Any:
         return original([none] * len(rewards) if next(calls) == int(call) else rewards, *given)
 
-    rewarded.call = worth
+    environment.call = worth
 
 
 def broken(step: str) -> None:
-    """NaN as the reward of the so-manieth step of any environment."""
-    original, calls = Environments._step, iter(range(1, 1_000_000_000))
+    """NaN as the reward of the step of this number, counted over all environments."""
+    environments = importlib.import_module("trpo_ppo.envs").Environments
+    original, calls = environments._step, iter(range(1, 1_000_000_000))
 
-    def step_(self: Environments, i: int, action: Any) -> tuple[float, bool, bool]:
+    def step_(self: Any, i: int, action: Any) -> tuple[float, bool, bool]:
         reward, terminated, truncated = original(self, i, action)
         return (float("nan") if next(calls) == int(step) else reward), terminated, truncated
 
-    Environments._step = step_  # type: ignore[method-assign]
+    environments._step = step_
 
 
 def die(stage: str, folder: str) -> None:
@@ -226,6 +216,7 @@ def child(job: dict[str, Any], rank: int) -> None:
         target = os.open(f"{job['logs']}/{rank}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(target, number)
     os.environ.update(job["env"])
+    os.chdir(job["folder"])
     if job["ranks"] > 1:
         os.environ |= {
             "RANK": str(rank),
@@ -241,8 +232,7 @@ def child(job: dict[str, Any], rank: int) -> None:
             name, *arguments = fault.split(":")
             FAULTS[name](*arguments)
         sys.argv = [job["program"], *job["argv"]]
-        program = PROGRAMS.get(job["program"]) or importlib.import_module(job["program"])
-        cli.run(program.main, job["program"])
+        cli.run(importlib.import_module(job["program"]).main, job["program"])
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
@@ -269,6 +259,8 @@ def wait(pids: list[int], seconds: float) -> list[int]:
 
 
 def main() -> None:
+    for program in sys.argv[1:]:
+        importlib.import_module(program)
     for line in sys.stdin:
         job = json.loads(line)
         pids = []

@@ -1,5 +1,6 @@
-"""What the READMEs say is there: targets, options, tables, tree, launch configurations."""
+"""What the READMEs say is there: targets, options, tables, folders, launch configurations."""
 
+import ast
 import importlib
 import re
 import subprocess
@@ -10,39 +11,23 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 import shared.kl
-from distillation.config import PRESETS as DISTILLATION
-from distillation.lm.config import PRESETS as LANGUAGE
-from rlhf import dpo, ppo, reward, rloo, sft
 from shared.config import option, problems
 from shared.experiments.tables import with_tables
 from shared.run.checkpoint import verify_folder
 from tests.helpers import ROOT
-from trpo_ppo.config import presets as control_presets
-from vae.config import PRESETS as VAE
+from tests.programs import APPLICATIONS, DOCUMENTED, STEPS, TRAINED
 
 READMES = [
-    ROOT / name
-    for name in tuple(
-        """
-        README.md CONTRIBUTING.md vae/README.md shared/kl/README.md distillation/README.md
-        distillation/lm/README.md rlhf/README.md trpo_ppo/README.md shared/processes/README.md
-    """.split()
+    path
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "shared/kl/README.md",
+        "shared/processes/README.md",
+        *(f"{application}/README.md" for application in APPLICATIONS),
+        *(f"{application}/experiments/README.md" for application in APPLICATIONS),
     )
-]
-PROGRAMS = [
-    importlib.import_module(name)
-    for name in tuple(
-        """
-        vae.config vae.evaluate vae.sample vae.experiments.bench vae.experiments.reproduce
-        shared.experiments.kl.demo shared.experiments.kl.bench distillation.config
-        distillation.evaluate distillation.experiments.reproduce distillation.lm.config
-        distillation.lm.evaluate distillation.lm.experiments.bench
-        distillation.lm.experiments.reproduce trpo_ppo.config trpo_ppo.evaluate
-        trpo_ppo.experiments.bench trpo_ppo.experiments.compare trpo_ppo.experiments.reproduce
-        rlhf.ppo rlhf.sft rlhf.reward rlhf.dpo rlhf.rloo rlhf.evaluate rlhf.preferences
-        rlhf.experiments.bench rlhf.experiments.reproduce rlhf.experiments.study
-    """.split()
-    )
+    if (path := ROOT / name).exists()
 ]
 TEXT = "\n".join(path.read_text() for path in READMES)
 
@@ -61,14 +46,10 @@ def test_every_make_target_named_is_one():
 
 
 def test_every_option_named_is_one():
-    kinds = [getattr(program, "Options", getattr(program, "Config", None)) for program in PROGRAMS]
+    modules = map(importlib.import_module, DOCUMENTED)
+    kinds = [getattr(module, "Options", getattr(module, "Config", None)) for module in modules]
     options = {option(field.name) for kind in kinds for field in fields(kind)}
-    others = set(
-        """
-        --config-file --num-machines --machine-rank --num-processes --main-process-ip
-        --main-process-port --help --write
-    """.split()
-    )
+    others = {"--help", "--write", "--random-order"}
     named = {o.replace("_", "-") for o in re.findall(r"(?<![\w-])--[a-z][a-z_-]+", TEXT)}
     assert named <= options | others
 
@@ -91,16 +72,12 @@ def test_every_public_function_of_the_toolbox_is_in_its_readme():
         assert {f"{stem}probs", f"{stem}logits"} <= public, stem
 
 
-@pytest.mark.parametrize("folder", ["vae", "distillation", "distillation/lm", "rlhf", "trpo_ppo"])
-def test_every_application_is_described_in_the_same_order(folder):
-    headings = re.findall(r"^## (.+)$", (ROOT / folder / "README.md").read_text(), re.MULTILINE)
-    assert headings[:5] == [
-        "Commands",
-        "Metrics",
-        "Results",
-        "How it is done, and from where",
-        "What did not work",
-    ]
+@pytest.mark.parametrize("application", APPLICATIONS)
+def test_every_application_is_described_in_the_same_order(application):
+    text = (ROOT / application / "README.md").read_text()
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    order = ["Results", "Commands", "Metrics", "How it is done, and from where"]
+    assert headings[:5] == [*order, "What did not work"]
 
 
 def test_every_picture_is_there():
@@ -109,11 +86,40 @@ def test_every_picture_is_there():
             assert (path.parent / picture).is_file(), picture
 
 
-def test_the_tree_names_every_module_of_shared():
-    tree = (ROOT / "README.md").read_text().split("## The tree")[1]
-    for module in (ROOT / "shared").rglob("*.py"):
-        if module.name != "__init__.py":
-            assert module.name in tree, module
+def folders(root):
+    return {
+        path.name
+        for path in root.iterdir()
+        if path.is_dir() and not re.match(r"[._]|runs$", path.name)
+    }
+
+
+def test_the_map_names_every_folder():
+    """At the top and in shared/, as `name/`."""
+    text = (ROOT / "README.md").read_text().split("## The map\n")[1].split("\n## ")[0]
+    assert folders(ROOT) | folders(ROOT / "shared") <= set(re.findall(r"(\w+)/", text))
+
+
+def code_lines(path):
+    """Lines that are not blank, not a comment and not part of a docstring."""
+    text = path.read_text()
+    left_out = set()
+    for node in ast.walk(ast.parse(text)):
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if documented and ast.get_docstring(node):
+            left_out |= {*range(node.body[0].lineno, node.body[0].end_lineno + 1)}
+    lines = enumerate(map(str.strip, text.splitlines()), 1)
+    return sum(line[:1] not in ("", "#") and number not in left_out for number, line in lines)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_one_training_step_is_three_files_that_contributing_names(step):
+    files = STEPS[step].split()
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (row,) = re.findall(rf"^\| {step} \|(.*)$", text, re.MULTILINE)
+    assert re.findall(r"`([\w/]+\.py)`", row) == files
+    assert len(files) <= 3
+    assert sum(code_lines(ROOT / file) for file in files) <= 500
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "zero2", "zero3"])
@@ -138,24 +144,17 @@ def test_the_same_variables_reach_the_program():
     )
 
 
-@pytest.mark.parametrize(
-    "presets",
-    [
-        VAE,
-        DISTILLATION,
-        LANGUAGE,
-        *(p.PRESETS for p in (ppo, sft, reward, dpo, rloo)),
-        control_presets("CartPole-v1", "ppo-clip"),
-        control_presets("Hopper-v5", "trpo"),
-    ],
-    ids="""
-        vae distillation distillation.lm ppo sft reward dpo rloo CartPole Hopper
-    """.split(),
-)
-def test_every_preset_is_valid(presets):
-    assert {"smoke", "default", "paper"} <= set(presets)
-    for preset in presets.values():
-        assert problems(preset) == []
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_preset_is_valid(name):
+    module = importlib.import_module(name)
+    if hasattr(module, "presets"):  # they depend on environment and algorithm
+        families = [module.presets("CartPole-v1", "ppo-clip"), module.presets("Hopper-v5", "trpo")]
+    else:
+        families = [module.PRESETS]
+    for presets in families:
+        assert {"smoke", "default", "paper"} <= set(presets)
+        for preset in presets.values():
+            assert problems(preset) == []
 
 
 PRETRAINED = pytest.mark.parametrize(
@@ -179,4 +178,4 @@ def test_a_card_tells_how_to_load_its_weights(path: Path):
 
 
 def test_some_weights_are_committed():
-    assert {p.name for p in (ROOT / "vae" / "pretrained").iterdir()} == {"default", "paper", "vib"}
+    assert len(list(ROOT.glob("*/pretrained/*/manifest.json"))) >= 5

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from distillation.model import Classifier
-from tests.helpers import QUIET, ROOT, TINY_DISTILL, Processes, metrics
+from tests.helpers import PATIENCE, QUIET, ROOT, TINY_DISTILL, Processes, metrics
 
 VARIANTS = {
     "reverse": ["--objective", "reverse", "--targets", "clean"],
@@ -31,7 +31,7 @@ def command(*argv: object) -> subprocess.CompletedProcess[str]:
         env=os.environ | QUIET,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 
 from distillation.lm.experiments import bench
 from tests import tiny
-from tests.helpers import QUIET, ROOT, Processes, metrics
+from tests.helpers import PATIENCE, QUIET, ROOT, Processes, metrics
 
 
 def command(*argv: object) -> subprocess.CompletedProcess[str]:
@@ -22,7 +22,7 @@ def command(*argv: object) -> subprocess.CompletedProcess[str]:
         env=os.environ | QUIET | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import (
+    PATIENCE,
     QUIET,
     ROOT,
     Processes,
@@ -30,39 +31,17 @@ SMALL = """
 """.split()
 
 
-PROGRAMS = ("trpo_ppo.train", "trpo_ppo.evaluate")
-ZYGOTE = """
-import importlib
-from tests import zygote
-zygote.PROGRAMS = {name: importlib.import_module(name) for name in %r}
-zygote.main()
-"""
-
-
-class Programs(Processes):
-    """Fresh processes of trpo_ppo's programs, forked from one that only imported them."""
-
-    def __init__(self) -> None:
-        self._zygote = subprocess.Popen(
-            [sys.executable, "-c", ZYGOTE % (PROGRAMS,)],
-            cwd=ROOT,
-            env=os.environ | QUIET,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-
 @pytest.fixture(scope="module")
-def programs() -> Iterator[Programs]:
-    started = Programs()
+def programs() -> Iterator[Processes]:
+    """Its programs alone: forked from a process that did not import the others."""
+    started = Processes(("trpo_ppo.train", "trpo_ppo.evaluate"))
     yield started
     started.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ALGORITHMS)
-def test_run_resume_and_two_processes(algo: str, tmp_path: Path, programs: Programs) -> None:
+def test_run_resume_and_two_processes(algo: str, tmp_path: Path, programs: Processes) -> None:
     """A run of four rollouts; the same stopped after its third; the same on two processes."""
     one, cut, both = (tmp_path / name for name in ("one", "cut", "both"))
     argv = [*SMALL, "--algo", algo]
@@ -94,7 +73,7 @@ def test_run_resume_and_two_processes(algo: str, tmp_path: Path, programs: Progr
 
 
 @pytest.mark.slow
-def test_two_processes_resume_exactly(tmp_path: Path, programs: Programs) -> None:
+def test_two_processes_resume_exactly(tmp_path: Path, programs: Processes) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert programs(*SMALL, "--out", whole, program="trpo_ppo.train", ranks=2).codes == [0, 0]
     # The signal reaches rank 1 alone; both stop at the same rollout.
@@ -106,7 +85,7 @@ def test_two_processes_resume_exactly(tmp_path: Path, programs: Programs) -> Non
     assert_same_run(whole, cut)
 
 
-def test_two_processes_stop_their_passes_together(tmp_path: Path, programs: Programs) -> None:
+def test_two_processes_stop_their_passes_together(tmp_path: Path, programs: Processes) -> None:
     argv = [*SMALL, "--epochs", "6", "--lr", "1e-3", "--early-stop", "0.005"]
     steps = []
     for ranks in (1, 2):
@@ -121,7 +100,7 @@ def test_two_processes_stop_their_passes_together(tmp_path: Path, programs: Prog
     assert min(steps[0]) < 6 * 8
 
 
-def test_why_a_trust_region_step_failed_is_said(tmp_path: Path, programs: Programs) -> None:
+def test_why_a_trust_region_step_failed_is_said(tmp_path: Path, programs: Processes) -> None:
     """Within so small a region no float32 parameter moves, so nothing improves."""
     run = tmp_path / "run"
     result = programs(
@@ -137,7 +116,7 @@ def test_why_a_trust_region_step_failed_is_said(tmp_path: Path, programs: Progra
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_solves_cartpole_within_100k_steps(
-    algo: str, tmp_path: Path, programs: Programs
+    algo: str, tmp_path: Path, programs: Processes
 ) -> None:
     run = tmp_path / "run"
     assert programs("--algo", algo, "--out", run, program="trpo_ppo.train").code == 0
@@ -146,7 +125,7 @@ def test_every_algorithm_solves_cartpole_within_100k_steps(
     assert summary["evaluation"]["deterministic"] >= 475
 
 
-def test_the_run_folder_and_the_film(tmp_path: Path, programs: Programs) -> None:
+def test_the_run_folder_and_the_film(tmp_path: Path, programs: Processes) -> None:
     run, film, out = tmp_path / "run", tmp_path / "film.gif", tmp_path / "result.json"
     result = programs("smoke", "--steps", "1024", "--out", run, program="trpo_ppo.train")
     assert (result.code, result.err) == (0, "")
@@ -197,7 +176,7 @@ def test_the_run_folder_and_the_film(tmp_path: Path, programs: Programs) -> None
     refused(resumed, "--clip is 0.2")
 
 
-def test_the_camera_goes_with_the_body(tmp_path: Path, programs: Programs) -> None:
+def test_the_camera_goes_with_the_body(tmp_path: Path, programs: Processes) -> None:
     film = tmp_path / "film.gif"
     argv = ["--model", "trpo_ppo/pretrained/halfcheetah", "--episodes", 1, "--video", film]
     assert programs(*argv, program="trpo_ppo.evaluate").code == 0
@@ -223,14 +202,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input(case: str, tmp_path: Path, programs: Programs) -> None:
+def test_bad_input(case: str, tmp_path: Path, programs: Processes) -> None:
     argv, words = BAD[case]
     run = tmp_path / "run"
     refused(programs(*argv, "--out", run, program="trpo_ppo.train"), *words)
     assert not run.exists() or case == "diverging"
 
 
-def test_environments_must_divide_among_processes(tmp_path: Path, programs: Programs) -> None:
+def test_environments_must_divide_among_processes(tmp_path: Path, programs: Processes) -> None:
     argv = (*SMALL, "--num-envs", "5", "--rollout", "32", "--out", tmp_path / "run")
     result = programs(*argv, program="trpo_ppo.train", ranks=2)
     refused(result, "--num-envs 5: must be divisible by the 2 processes")
@@ -251,6 +230,6 @@ def test_the_documented_commands(tmp_path: Path) -> None:
             env=os.environ | QUIET,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
         assert (result.returncode, result.stderr) == (0, "")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import QUIET, ROOT, TINY, Processes, metrics, refused
+from tests.helpers import PATIENCE, QUIET, ROOT, TINY, Processes, metrics, refused
 
 VARIANTS = {
     "iwae": ["--objective", "iwae", "--samples", "2"],
@@ -30,7 +30,7 @@ def command(*argv: object) -> subprocess.CompletedProcess[str]:
         env=os.environ | QUIET,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE,
     )
 
 

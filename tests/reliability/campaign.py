@@ -27,9 +27,10 @@ from shared.experiments.tables import write_result
 from shared.run.checkpoint import newest_complete
 from shared.run.environment import describe
 from tests.helpers import Processes, Result, flatten, flip_byte, metrics
-from tests.reliability.applications import RENAMES, Application, applications
+from tests.programs import Disturbed, disturbed
 
 RESULTS = Path(__file__).parent / "results"
+RENAMES = ["before rename", "after rename"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Campaign:
     """One application's undisturbed run, and what is done to others."""
 
     def __init__(
-        self, app: Application, root: Path, processes: Processes, rng: random.Random
+        self, app: Disturbed, root: Path, processes: Processes, rng: random.Random
     ) -> None:
         self.app, self.root, self.processes, self.rng = app, root, processes, rng
         self.whole, timed = root / "whole", root / "timed"
@@ -228,7 +229,7 @@ def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m tests.reliability.campaign"))
     processes, rows = Processes(), []
     with tempfile.TemporaryDirectory() as name:
-        there = applications(Path(name))
+        there = disturbed(Path(name))
         if options.only not in ("", *there):
             raise UserError(f"--only {options.only}: is none of {', '.join(there)}")
         chosen = [one for one in there if options.only in ("", one)]

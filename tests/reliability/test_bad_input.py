@@ -35,11 +35,12 @@ OPTIONS: dict[str, tuple[list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_options(case: str, processes: Processes) -> None:
+def test_options(case: str, tmp_path: Path, processes: Processes) -> None:
+    """In a folder of its own, where nothing else could write a run."""
     argv, words = OPTIONS[case]
-    before = sorted((ROOT / "runs").glob("vae-*"))
-    refused(processes(*argv), *words)
-    assert sorted((ROOT / "runs").glob("vae-*")) == before
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    refused(processes(*argv, folder=tmp_path), *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 @pytest.fixture(scope="module")

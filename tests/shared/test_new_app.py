@@ -10,7 +10,7 @@ import pytest
 
 from shared.errors import UserError
 from shared.template.new_app import create, renamed
-from tests.helpers import QUIET, ROOT
+from tests.helpers import PATIENCE, QUIET, ROOT
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def command(repository: Path, *argv: str) -> None:
         env=os.environ | QUIET,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

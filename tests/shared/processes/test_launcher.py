@@ -14,7 +14,7 @@ import pytest
 
 from shared.errors import UserError
 from shared.processes.launcher import launch
-from tests.helpers import QUIET, ROOT, TINY, assert_same_run, free_port
+from tests.helpers import PATIENCE, QUIET, ROOT, TINY, assert_same_run, reserved_port
 
 LONG = [*TINY, "--epochs", "10000", "--checkpoint-every", "1"]
 
@@ -46,7 +46,7 @@ def start(*argv: Any, **env: str) -> "subprocess.Popen[str]":
 def begun(run: Path) -> "subprocess.Popen[str]":
     """Two processes that train and have written a checkpoint."""
     launcher = start(2, "cpu", "vae.train", *LONG, "--out", run)
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not list(run.glob("checkpoints/step-*/manifest.json")):
         assert launcher.poll() is None, launcher.communicate()
         assert time.monotonic() < end
@@ -85,7 +85,7 @@ def test_machines_that_are_none(
 )
 def test_an_error_is_one_line(argv: list[str], said: str) -> None:
     launcher = start(*argv)
-    _, err = launcher.communicate(timeout=120)
+    _, err = launcher.communicate(timeout=PATIENCE)
     assert (launcher.returncode, err.count("\n")) == (2, 1), err
     assert said in err
 
@@ -95,7 +95,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes; nothing is said of what went well."""
     run = tmp_path_factory.mktemp("processes") / "whole"
     launcher = start(2, "cpu", "vae.train", *TINY, "--out", run)
-    out, err = launcher.communicate(timeout=120)
+    out, err = launcher.communicate(timeout=PATIENCE)
     assert (launcher.returncode, err) == (0, "")
     assert out.count("epoch 2/2") == 1
     assert "2 process(es) x 12.5" in out
@@ -106,12 +106,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_machines_do_what_one_does(how: str, whole: Path, tmp_path: Path) -> None:
     """Both of them this one, a process each."""
     run = tmp_path / "run"
-    where = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     argv = [2, how, "vae.train", *TINY, "--out", run]
-    both = [start(*argv, **where, NODE_RANK=rank) for rank in ("0", "1")]
-    said = [machine.communicate(timeout=120) for machine in both]
-    assert [machine.returncode for machine in both] == [0, 0], said
-    assert [out.count("epoch 2/2") for out, _ in said] == [1, 0]
+    with reserved_port() as port:
+        where = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        both = [start(*argv, **where, NODE_RANK=rank) for rank in ("0", "1")]
+        output = [machine.communicate(timeout=PATIENCE) for machine in both]
+    assert [machine.returncode for machine in both] == [0, 0], output
+    assert [out.count("epoch 2/2") for out, _ in output] == [1, 0]
     assert_same_run(whole, run)
 
 
@@ -119,7 +120,7 @@ def test_an_interruption_is_passed_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     launcher = begun(run)
     launcher.send_signal(signal.SIGINT)
-    _, err = launcher.communicate(timeout=120)
+    _, err = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 130
     assert err == f"vae.train: interrupted; everything is saved, go on with --resume {run}\n"
 
@@ -132,6 +133,6 @@ def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
         if child.environ().get("RANK") == "1"
     ]
     rank.kill()
-    _, err = launcher.communicate(timeout=120)
+    _, err = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 128 + signal.SIGKILL
     assert "vae.train: process 1 was ended by SIGKILL\n" in err
