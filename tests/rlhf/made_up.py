@@ -39,7 +39,7 @@ def vowels(completions: list[str], **_: Any) -> list[float]:
 
 
 def letters(prompts: list[str], **_: Any) -> list[float]:
-    """A gold reward that tells which prompt was asked."""
+    """A gold reward that is another for each prompt."""
     return [float(len(prompt)) for prompt in prompts]
 
 
@@ -78,14 +78,14 @@ def write_adapters() -> dict[str, Any]:
         r=2, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["score"]
     )
     with quiet_peft():
-        judge = get_peft_model(classifier, lora)
+        reward_model = get_peft_model(classifier, lora)
     policy = Policy(with_adapter(tiny.llama(), 2, ("q_proj", "v_proj")))
     torch.manual_seed(1)
-    for name, parameter in [*judge.named_parameters(), *policy.named_parameters()]:
+    for name, parameter in [*reward_model.named_parameters(), *policy.named_parameters()]:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     words, path = tiny.tokenizer(), RUNS / PUBLISHED / "model"
-    save_model(RUNS / REWARD / "model", "default", JUDGE, judge, words, {}, "card")
+    save_model(RUNS / REWARD / "model", "default", JUDGE, reward_model, words, {}, "card")
     save_model(path, "default", POLICY, policy.model, words, {}, "card")
     environment = Environment(POLICY, words, policy.model.config, POLICY.reward)
     prompts = read_prompts("", "movies", words, 64, held_out=True, limit=4)
