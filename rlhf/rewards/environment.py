@@ -1,4 +1,4 @@
-"""Prompts in, completions and their rewards out."""
+"""Environment of a policy: it completes prompts and computes the rewards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ SCALE_PROMPTS = 64  # whose completions by the reference give the rewards' mean 
 
 
 class Environment:
-    """Completions of prompts and the rewards for them."""
+    """Samples completions of prompts and computes their rewards."""
 
     def __init__(
         self,
@@ -32,7 +32,11 @@ class Environment:
         temperature: float = 1.0,
         device: torch.device | str = "cpu",
     ) -> None:
-        """``rewards`` are names as :func:`load_reward` takes them; it says what is raised."""
+        """``rewards`` are names for :func:`load_reward`.
+
+        Raises:
+            UserError: as :func:`load_reward`.
+        """
         root = Path(config.data)
         self.config, self.tokenizer, self.temperature = config, tokenizer, temperature
         self.names = list(rewards)
