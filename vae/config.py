@@ -23,7 +23,7 @@ class Config(RunConfig):
     doubly reparameterised gradient. capacity: rate held at --capacity. tc: beta-TC-VAE.
     vib: information bottleneck, a classifier on the latents."""
     pixels: Pixels = "binarised"
-    """binarised: every pixel drawn anew each time with P(1) = its grey level (Burda et al. 2015).
+    """binarised: every pixel drawn at every step with P(1) = its grey level (Burda et al. 2015).
     grey: real values in [0, 1], under which the Bernoulli score is no log-likelihood."""
 
     images: str = ""
@@ -62,7 +62,7 @@ class Config(RunConfig):
     samples: Count = 1
     """Samples z per digit and step, K in the importance-weighted objectives."""
     anneal: Literal["none", "linear", "cyclical"] = "none"
-    """How beta grows from 0: once over --anneal-epochs, or anew in every period of so many."""
+    """How beta grows from 0: once over --anneal-epochs, or in every period of that length."""
     anneal_epochs: CountOrZero = 0
     """Length of the ramp (linear) or of a period, half of it ramp (cyclical), in epochs."""
     free_bits: NonNegative = 0.0
@@ -75,15 +75,15 @@ class Config(RunConfig):
     validation: CountOrZero = 0
     """Training digits held out and evaluated instead of the test digits; for choosing options."""
     train_size: CountOrZero = 0
-    """Use only so many training digits. 0: all."""
+    """Number of training digits to use; 0: all."""
     test_size: CountOrZero = 0
-    """Evaluate only so many digits. 0: all."""
+    """Number of digits to evaluate; 0: all."""
     evaluate_every: Count = 5
     """Epochs between evaluations of the bound on unseen digits."""
     evaluation_samples: Count = 500
     """Importance samples per digit of the final log-likelihood (Burda et al.: 5000)."""
 
-    def dial_at(self, step: int, steps_per_epoch: int) -> float:
+    def weight_at(self, step: int, steps_per_epoch: int) -> float:
         """beta at a step, or the capacity in nats for objective `capacity`."""
         end = self.capacity if self.objective == "capacity" else self.beta
         length = self.anneal_epochs * steps_per_epoch
@@ -94,17 +94,19 @@ class Config(RunConfig):
         return end
 
     def conflicts(self) -> list[str]:
-        """Combinations that mean nothing, each with what to change."""
-        found = []
+        """Combinations without a meaning, each with what to change."""
+        problems = []
         if self.anneal != "none" and self.anneal_epochs == 0:
-            found.append(f"--anneal {self.anneal}: needs --anneal-epochs >= 1")
+            problems.append(f"--anneal {self.anneal}: needs --anneal-epochs >= 1")
         if self.objective in ("capacity", "tc", "elbo") and self.samples != 1:
-            found.append(f"--samples {self.samples}: objective {self.objective} takes 1")
+            problems.append(f"--samples {self.samples}: objective {self.objective} takes 1")
         if self.free_bits and self.objective != "elbo":
-            found.append(f"--free-bits {self.free_bits}: only with --objective elbo")
+            problems.append(f"--free-bits {self.free_bits}: only with --objective elbo")
         if self.validation >= 60_000:
-            found.append(f"--validation {self.validation}: must be below the 60000 training digits")
-        return found
+            problems.append(
+                f"--validation {self.validation}: must be below the 60000 training digits"
+            )
+        return problems
 
 
 PRESETS = {

@@ -1,6 +1,5 @@
 """Evaluate a run or a saved model: ``python -m vae.evaluate [--model FOLDER] [--json FILE]``."""
 
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,14 @@ from shared import cli
 from shared.config import Count, CountOrZero
 from shared.data.splits import Split, split
 from shared.errors import UserError
+from shared.kl import kl_standard_normal
 from shared.run.checkpoint import check_architecture, read_model
 from shared.run.environment import describe
 from shared.run.folder import write_json
+from shared.training.statistics import mean_and_standard_error
+from vae.config import Config
 from vae.data import Pixels, read, test_view
-from vae.metrics import bound, evaluate_vae, evaluate_vib
+from vae.metrics import bound, encode_all, evaluate_vae, evaluate_vib
 from vae.model import ARCHITECTURE, VAE, VIB, build
 
 PRETRAINED = "vae/pretrained/default"
@@ -33,7 +35,7 @@ class Options:
     samples: Count = 500
     """Importance samples per digit (Burda et al. 2015: 5000)."""
     test_size: CountOrZero = 0
-    """Use only so many test digits. 0: all 10,000."""
+    """Number of test digits to use; 0: all 10,000."""
     seed: CountOrZero = 0
     """Seed of the evaluation's noise; the binarisation of the test digits is fixed."""
     data: str = "data"
@@ -49,12 +51,25 @@ class Options:
 def evaluate(
     model: VAE | VIB, pixels: Pixels, data: Split, samples: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Every metric on the unseen digits of ``data``."""
+    """Compute every metric on the unseen digits of ``data``."""
     x = test_view(data.unseen_images, pixels)
     if isinstance(model, VIB):
         return evaluate_vib(model, x, data.unseen_labels, seed)
     train_x = test_view(data.images, pixels)
     return evaluate_vae(model, x, data.unseen_labels, train_x, data.labels, samples, seed)
+
+
+@torch.no_grad()
+def unseen_metrics(model: VAE | VIB, data: Split, config: Config) -> dict[str, float]:
+    """Bound (or error) and rate on the unseen digits; an IWAE's bound with 5 samples at most."""
+    x = test_view(data.unseen_images, config.pixels)
+    mu, logvar = encode_all(model, x)
+    rate = kl_standard_normal(mu, logvar).sum(-1).mean().item()
+    if isinstance(model, VIB):
+        wrong = model.decode(mu[None])[0].argmax(-1) != data.unseen_labels
+        return {"unseen_error_percent": 100 * wrong.double().mean().item(), "unseen_rate": rate}
+    k = min(config.samples, 5)
+    return {"unseen_bound": bound(model, x, k)[0].mean().item(), "unseen_rate": rate}
 
 
 def headline(metrics: dict[str, Any]) -> str:
@@ -106,7 +121,7 @@ def compare(a: VAE, b: VAE, x: torch.Tensor, samples: int, seed: int) -> dict[st
     out. Both estimates are lower bounds in expectation.
     """
     difference = (bound(a, x, samples, seed)[0] - bound(b, x, samples, seed)[0]).double()
-    mean, error = difference.mean().item(), (difference.std() / math.sqrt(len(x))).item()
+    mean, error = mean_and_standard_error(difference)
     return {
         "log_evidence_difference": mean,
         "log_evidence_difference_standard_error": error,

@@ -46,7 +46,7 @@ def mlp(
 
 
 class SpaceToDepth(nn.Module):
-    """[batch, c, 2h, 2w] -> [batch, 4c, h, w]; nn.PixelUnshuffle refuses a batch of none."""
+    """[batch, c, 2h, 2w] -> [batch, 4c, h, w]; nn.PixelUnshuffle refuses an empty batch."""
 
     def forward(self, x: Tensor) -> Tensor:
         batch, c, h, w = x.shape
@@ -131,7 +131,7 @@ def xavier_(module: nn.Module) -> None:
 
 
 class _Encoding(nn.Module):
-    """What VAE and VIB share: the centred encoder and the reparameterised sample."""
+    """Centred encoder and reparameterised sample, common to VAE and VIB."""
 
     encoder: nn.Sequential
     pixel_mean: Tensor
@@ -219,10 +219,10 @@ def build(objective: str, **architecture: Any) -> VAE | VIB:
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
-    """What Muon takes (Jordan et al. 2024): linear layers but for each network's first and last."""
-    found = []
+    """Weights for Muon (Jordan et al. 2024): linear layers but each network's first and last."""
+    matrices = []
     for network in (getattr(model, name, None) for name in ("encoder", "decoder")):
         if network is not None:
             linear = [layer.weight for layer in network.modules() if isinstance(layer, nn.Linear)]
-            found += linear[1:-1]
-    return found
+            matrices += linear[1:-1]
+    return matrices

@@ -13,14 +13,15 @@ from shared.training.seeding import NOISE, generator, permutation
 from vae import objective
 from vae.config import PRESETS, Config
 from vae.data import observe, read
+from vae.evaluate import unseen_metrics
 from vae.model import ARCHITECTURE, Output, build, hidden_matrices
-from vae.objective import Terms
-from vae.report import check_classes, finish, introduce, unseen_metrics
+from vae.objective import Loss
+from vae.report import check_classes, print_run, write_outputs
 
 
-def loss_terms(
-    config: Config, dial: float, x: Tensor, y: Tensor, out: Output, batch: int, n: int
-) -> Terms:
+def loss_of(
+    config: Config, weight: float, x: Tensor, y: Tensor, out: Output, batch: int, n: int
+) -> Loss:
     """The chosen objective on this process's rows of a global batch, of n training digits."""
 
     def mean(rows: Tensor) -> Tensor:
@@ -28,17 +29,17 @@ def loss_terms(
 
     match config.objective:
         case "elbo":
-            return objective.elbo(x, out, mean, beta=dial, minimum=config.free_bits)
+            return objective.elbo(x, out, mean, beta=weight, minimum=config.free_bits)
         case "iwae" | "dreg":
-            return objective.iwae(x, out, mean, beta=dial, dreg=config.objective == "dreg")
+            return objective.iwae(x, out, mean, beta=weight, dreg=config.objective == "dreg")
         case "capacity":
-            return objective.capacity(x, out, mean, nats=dial, gamma=config.gamma)
+            return objective.capacity(x, out, mean, nats=weight, gamma=config.gamma)
         case "tc":
             return objective.total_correlation(
-                x, out, mean, beta=dial, gather=global_rows, dataset_size=n
+                x, out, mean, beta=weight, gather=global_rows, dataset_size=n
             )
         case "vib":
-            return objective.vib(y, out, mean, beta=dial)
+            return objective.vib(y, out, mean, beta=weight)
 
 
 def train(preset: str, config: Config) -> None:
@@ -62,7 +63,7 @@ def train(preset: str, config: Config) -> None:
     evaluated = build(config.objective, **architecture).to(device)
     model, *optimizers = accelerator.prepare(model, *optimizers)
     run = Run("vae", preset, config, accelerator)
-    introduce(run, config, evaluated, data)
+    print_run(run, config, evaluated, data)
     run.attach(model, optimizers)
 
     n, size = len(data.images), config.batch_size
@@ -75,19 +76,19 @@ def train(preset: str, config: Config) -> None:
             eps = torch.randn(
                 config.samples, len(rows), config.latent, generator=rng, device=device
             )
-            dial = config.dial_at(run.step, steps)
+            weight = config.weight_at(run.step, steps)
             set_rates(optimizers, warmup_cosine(run.step, config.warmup, steps * config.epochs))
 
             out = model(x, own_rows(eps, dim=1))
-            terms = loss_terms(config, dial, x, own_rows(data.labels[rows]), out, len(rows), n)
-            run.refuse_non_finite(loss=terms.loss)
-            accelerator.backward(terms.loss * world_size())  # DDP averages over processes
+            loss = loss_of(config, weight, x, own_rows(data.labels[rows]), out, len(rows), n)
+            run.refuse_non_finite(loss=loss.total)
+            accelerator.backward(loss.total * world_size())  # DDP averages over processes
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
             run.refuse_non_finite(gradient_norm=norm)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-            run.stepped(loss=terms.loss, distortion=terms.distortion, rate=terms.rate.sum())
+            run.stepped(loss=loss.total, distortion=loss.distortion, rate=loss.rate.sum())
 
         metrics = run.end_epoch()
         weights = run.weights()
@@ -99,7 +100,7 @@ def train(preset: str, config: Config) -> None:
     weights = run.weights()
     if run.close():
         evaluated.load_state_dict(weights)
-        finish(run, config, evaluated, data)
+        write_outputs(run, config, evaluated, data)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ def encoder_gradients(dreg, decoder, mu, logvar, beta=1.0, seed=0):
     terms = objective.iwae(
         x, Output(mu, logvar, z, z @ decoder), lambda rows: rows.mean(0), beta=beta, dreg=dreg
     )
-    return DRAWS * torch.cat(torch.autograd.grad(terms.loss, (mu, logvar)), 1)
+    return DRAWS * torch.cat(torch.autograd.grad(terms.total, (mu, logvar)), 1)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_decoder_gradient_is_that_of_iwae(decoder):
         mu, logvar = (v.expand(6, LATENT).clone().requires_grad_() for v in (MU, LOGVAR))
         z = mu + eps * torch.exp(0.5 * logvar)
         out = Output(mu, logvar, z, z @ weights)
-        loss = objective.iwae(x, out, lambda rows: rows.mean(0), beta=1.0, dreg=dreg).loss
+        loss = objective.iwae(x, out, lambda rows: rows.mean(0), beta=1.0, dreg=dreg).total
         gradients += torch.autograd.grad(loss, weights)
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
 
@@ -81,7 +81,7 @@ def test_one_sample_is_the_path_derivative(decoder):
     x = torch.ones(1, PIXELS, dtype=torch.float64)
     z = mu + eps * torch.exp(0.5 * logvar)
     out = Output(mu, logvar, z, z @ decoder)
-    loss = objective.iwae(x, out, lambda rows: rows.mean(0), beta=1.0, dreg=True).loss
+    loss = objective.iwae(x, out, lambda rows: rows.mean(0), beta=1.0, dreg=True).total
     got = torch.autograd.grad(loss, (mu, logvar), retain_graph=False)
     with torch.no_grad():
         sd = (0.5 * logvar).exp()
