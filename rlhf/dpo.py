@@ -52,7 +52,6 @@ PRESETS = {
         limit=16,
         batch_size=4,
         micro_batch=2,
-        epochs=1,
         warmup=0,
         completion=8,
         kl_prompts=4,

@@ -80,10 +80,8 @@ def evaluate(
     completions, kl, k1 = on_policy(policy, environment, prompts, seed)
     with policy.as_reference() as lm:
         of_reference = environment.complete(lm, prompts, _numbers(environment, prompts, seed))
-    metrics: dict[str, Any] = {
-        "prompts": len(prompts.texts),
-        "temperature": environment.temperature,
-    }
+    temperature = environment.temperature
+    metrics: dict[str, Any] = {"prompts": len(prompts.texts), "temperature": temperature}
     metrics["kl"], metrics["kl_standard_error"] = mean_and_standard_error(kl)
     metrics["kl_k1"], metrics["kl_k1_standard_error"] = mean_and_standard_error(k1)
     metrics["kl_per_token"] = (kl.sum() / completions.mask.sum()).item()
@@ -95,11 +93,8 @@ def evaluate(
         rewards = environment.rewards_of(prompts, sampled)
         for name, column in zip(environment.columns, rewards.T, strict=True):
             mean, error = mean_and_standard_error(column)
-            metrics[model][name] = {
-                "mean": mean,
-                "standard_error": error,
-                "sd": column.std().item(),
-            }
+            values = {"mean": mean, "standard_error": error, "sd": column.std().item()}
+            metrics[model][name] = values
     shown = slice(0, SHOWN)
     texts = (x.at(shown).texts(environment.tokenizer) for x in (of_reference, completions))
     metrics["samples"] = [

@@ -53,9 +53,7 @@ class Config(TrainerConfig):
 
 
 PRESETS = {
-    "smoke": Config(
-        lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, checkpoint_every=2
-    ),
+    "smoke": Config(lora=4, limit=16, batch_size=4, micro_batch=2, warmup=0, checkpoint_every=2),
     "default": Config(lr=1e-3, batch_size=32),
     "paper": Config(  # Rafailov et al. 2023: gpt2-large, 3 epochs
         model="openai-community/gpt2-large",

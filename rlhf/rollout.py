@@ -22,16 +22,11 @@ class Completions:
     Masks come from lengths, never from tokens: the padding may be the end-of-text.
     """
 
-    tokens: Tensor
-    """[n, prompt + time] int64"""
-    attention: Tensor
-    """[n, prompt + time] bool, False at padding"""
-    mask: Tensor
-    """[n, time] bool, True at the completion's tokens, its end-of-text among them"""
-    ended: Tensor
-    """[n] bool, whether there is an end-of-text"""
-    states: Tensor | None = None
-    """[n, time, width] states of the model before every token, if it has just sampled them"""
+    tokens: Tensor  # [n, prompt + time] int64
+    attention: Tensor  # [n, prompt + time] bool, False at padding
+    mask: Tensor  # [n, time] bool, True at the completion's tokens, with its end-of-text
+    ended: Tensor  # [n] bool, whether there is an end-of-text
+    states: Tensor | None = None  # [n, time, width] before every token, if just sampled from
 
     @property
     def prompt(self) -> int:
