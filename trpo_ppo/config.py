@@ -1,4 +1,4 @@
-"""Options, presets and each task's hyperparameters. One dial per algorithm: clip, beta or delta."""
+"""Options, presets and hyperparameters of each task; --clip, --beta or --delta bounds a step."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -79,21 +79,23 @@ class Config(RunConfig):
 
     def conflicts(self) -> list[str]:
         """Combinations that mean nothing, each with what to change."""
-        found = []
+        problems = []
         batch = self.num_envs * self.rollout
         if self.algo != "trpo" and batch % self.minibatch:
-            found.append(
+            problems.append(
                 f"--minibatch {self.minibatch}: must divide the {batch} transitions of "
                 f"--num-envs {self.num_envs} times --rollout {self.rollout}"
             )
         for name in ("gamma", "lam"):
             if getattr(self, name) > 1:
-                found.append(f"--{name} {getattr(self, name)}: must be at most 1")
+                problems.append(f"--{name} {getattr(self, name)}: must be at most 1")
         if self.algo == "ppo-kl-adaptive" and self.beta == 0:
-            found.append("--beta 0.0: an adaptive penalty needs --beta > 0 to start from")
+            problems.append("--beta 0.0: an adaptive penalty needs --beta > 0 to start from")
         if self.mixed_precision != "no":
-            found.append(f"--mixed-precision {self.mixed_precision}: these networks are too small")
-        return found
+            problems.append(
+                f"--mixed-precision {self.mixed_precision}: these networks are too small"
+            )
+        return problems
 
 
 # rl-baselines3-zoo, hyperparams/ppo.yml and trpo.yml, but for the numbers of steps, Pendulum's

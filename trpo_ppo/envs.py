@@ -22,7 +22,7 @@ from trpo_ppo.network import Array
 
 
 class Interface(NamedTuple):
-    """What an agent must know of an environment."""
+    """The sizes that an agent takes from an environment."""
 
     observations: int
     actions: int  # numbers of a Box, choices of a Discrete
@@ -69,11 +69,11 @@ def make(name: str, **options: Any) -> gym.Env[Any, Any]:
 
 
 def interface(env: gym.Env[Any, Any], name: str) -> Interface:
-    """What the agent must know of an environment.
+    """The observation and action spaces of an environment, as sizes.
 
     Raises:
-        UserError: observations are no vector, actions neither a vector nor a choice, or episodes
-            have no limit.
+        UserError: observations that are not a vector, actions that are neither a vector nor a
+            choice, or episodes without a limit.
     """
     seen, done = env.observation_space, env.action_space
     if not (isinstance(seen, gym.spaces.Box) and len(seen.shape) == 1):
@@ -103,11 +103,13 @@ class Environments:
         self.envs = [make(name) for _ in self.indices]
         self.interface = interface(self.envs[0], name)
         self.space = self.envs[0].action_space
-        n, face = len(self.indices), self.interface
-        self.observations = np.zeros((n, face.observations))
+        n, spaces = len(self.indices), self.interface
+        self.observations = np.zeros((n, spaces.observations))
         self.episodes = np.full(n, -1)
         self.elapsed = np.zeros(n, dtype=np.int64)
-        self.actions = np.zeros((n, face.limit, face.width), dtype=np.float32)  # of this episode
+        self.actions = np.zeros(
+            (n, spaces.limit, spaces.width), dtype=np.float32
+        )  # of this episode
         self.totals = np.zeros(n)  # rewards of this episode so far
         self.discounted = np.zeros(n)  # the same, each new one discounting those before it
         for i in range(n):

@@ -49,13 +49,13 @@ class Options:
 def play(choose: Choose, name: str, episodes: int, seed: int) -> list[float]:
     """Scores of ``episodes`` episodes; the same seeds and noise whoever plays."""
     env = make(name)
-    face = interface(env, name)
+    spaces = interface(env, name)
     scores = []
     for episode in range(episodes):
         key = (seed, EVALUATION, episode + 1)
         observation, _ = env.reset(seed=int(np.random.SeedSequence(key).generate_state(1)[0]))
-        draw = torch.randn if face.kind == "gaussian" else torch.rand
-        noise = draw(face.limit, face.width, generator=generator("cpu", *key)).numpy()
+        draw = torch.randn if spaces.kind == "gaussian" else torch.rand
+        noise = draw(spaces.limit, spaces.width, generator=generator("cpu", *key)).numpy()
         score, over, t = 0.0, False, 0
         while not over:
             action = choose(observation[None], noise[t, None])
@@ -70,7 +70,7 @@ def play(choose: Choose, name: str, episodes: int, seed: int) -> list[float]:
 
 def evaluate(agent: Agent, name: str, episodes: int, seed: int = 0) -> dict[str, Any]:
     """Mean and standard deviation of the scores, with the best action and with samples."""
-    told: dict[str, Any] = {"env": name, "episodes": episodes}
+    metrics: dict[str, Any] = {"env": name, "episodes": episodes}
     actor = agent.actor_arrays()
     ways: dict[str, Choose] = {
         "deterministic": lambda x, _: actor.best(actor.normalised(x)),
@@ -78,12 +78,12 @@ def evaluate(agent: Agent, name: str, episodes: int, seed: int = 0) -> dict[str,
     }
     for what, choose in ways.items():
         scores = play(choose, name, episodes, seed)
-        told |= {
+        metrics |= {
             what: float(np.mean(scores)),
             f"{what}_sd": float(np.std(scores)),
             f"{what}_scores": scores,
         }
-    return told
+    return metrics
 
 
 def headline(metrics: dict[str, Any]) -> str:
@@ -115,14 +115,14 @@ def load(path: str, env: str = "") -> tuple[Agent, str, dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: does not say which policy it holds ({error!r})") from error
     tried = make(name)
-    face = interface(tried, name)
+    spaces = interface(tried, name)
     tried.close()
     theirs = (sizes[0], outputs, "gaussian" if gaussian else "categorical")
-    if theirs != face[:3]:
+    if theirs != spaces[:3]:
         raise UserError(
-            f"{path} was trained for {_spaces(*theirs)}; {name} has {_spaces(*face[:3])}"
+            f"{path} was trained for {_spaces(*theirs)}; {name} has {_spaces(*spaces[:3])}"
         )
-    agent = Agent(*face[:3], **options)
+    agent = Agent(*spaces[:3], **options)
     check_architecture(agent, weights, Path(path))
     agent.load_state_dict(weights)
     return agent.eval(), name, about

@@ -1,5 +1,6 @@
 """The agent: a policy and a value function on normalised observations, and the distributions."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
@@ -12,6 +13,11 @@ from shared.training.running_moments import RunningMoments
 from trpo_ppo.network import Array, Layers, Network, activations
 
 CLIP_OBSERVATIONS = 10.0  # standard deviations, as in OpenAI baselines' VecNormalize
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """All elements in one vector."""
+    return torch.cat([x.reshape(-1) for x in tensors])
 
 
 class Gaussian(NamedTuple):
@@ -94,7 +100,7 @@ class Agent(nn.Module, PyTorchModelHubMixin, library_name="kl-zoo", license="apa
         return self.distribution(self.actor(observations))
 
     def distribution(self, out: Tensor) -> Distribution:
-        """What the policy network's output [batch, actions] means."""
+        """The distribution that the policy network's output [batch, actions] stands for."""
         return Gaussian(out, 2 * self.log_std) if self.kind == "gaussian" else Categorical(out)
 
     def values(self, observations: Tensor) -> Tensor:
@@ -102,8 +108,15 @@ class Agent(nn.Module, PyTorchModelHubMixin, library_name="kl-zoo", license="apa
         result: Tensor = self.critic(observations)
         return result.squeeze(-1)
 
+    @torch.no_grad()
+    def value_gradient(self, observations: Tensor, targets: Tensor, weight: float) -> Tensor:
+        """Gradient of weight * sum (V - target)^2 with respect to the critic's parameters."""
+        values = self.critic.run(observations)
+        error = torch.from_numpy(values[-1]) - targets[:, None]
+        return self.critic.backward(values, error * (2 * weight))
+
     def policy_parameters(self) -> list[nn.Parameter]:
-        """What TRPO moves."""
+        """The parameters of pi, without the value function's."""
         return [self.actor.flat, *([self.log_std] if self.kind == "gaussian" else [])]
 
     def actor_arrays(self) -> "Actor":

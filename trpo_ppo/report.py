@@ -1,44 +1,93 @@
-"""What a training run says at its start and leaves at its end: model folder, pictures, summary."""
+"""What a training run prints at its start, measures after an update, and writes at its end."""
 
 import math
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from shared.cli import with_resume_cleared
-from shared.errors import full_disk_is_a_user_error
-from shared.processes.distributed import world_size
-from shared.run.checkpoint import write_folder
-from shared.run.folder import read_metrics, write_json
-from shared.run.report import push
+import torch
+from torch import Tensor
+
+from shared.kl import log_ratio_estimator
+from shared.processes.distributed import all_reduce_max, all_reduce_sum, world_size
+from shared.run.folder import read_metrics
+from shared.run.report import (
+    finish_run,
+    model_card,
+    pictures_folder,
+    print_setup,
+    training_settings,
+    write_model,
+)
 from shared.run.run import Run
 from trpo_ppo import pictures
 from trpo_ppo.config import Config
 from trpo_ppo.evaluate import evaluate, headline
 from trpo_ppo.policy import Agent
+from trpo_ppo.rollout import Batch
 from trpo_ppo.trpo import FAILURES
 
-DIALS = {"ppo-clip": "clip", "ppo-kl": "beta", "ppo-kl-adaptive": "delta", "trpo": "delta"}
+# The one option of each algorithm that sets how far a step may go.
+STEP_SIZE = {"ppo-clip": "clip", "ppo-kl": "beta", "ppo-kl-adaptive": "delta", "trpo": "delta"}
 
 
-def introduce(run: Run, config: Config, agent: Agent, rollouts: int) -> None:
-    """Print the batch arithmetic, the number of parameters and the dial."""
-    size, dial = config.num_envs * config.rollout, DIALS[config.algo]
-    parameters = sum(p.numel() for p in agent.parameters())
-    run.say(
-        f"run      {run.folder}\n"
-        f"model    {agent.kind} policy and value function, {parameters:,} parameters\n"
-        f"task     {config.env}, {config.algo}, {dial} {getattr(config, dial):g}, "
-        f"{'normalised' if config.normalise else 'plain'} observations and rewards\n"
-        f"batch    {size:,} = {world_size()} process(es) x {config.num_envs // world_size()} "
+def print_run(run: Run, config: Config, agent: Agent, rollouts: int) -> None:
+    """Print the batch arithmetic, the number of parameters and the size of a step."""
+    size, name = config.num_envs * config.rollout, STEP_SIZE[config.algo]
+    print_setup(
+        run,
+        model=f"{agent.kind} policy and value function, "
+        f"{sum(p.numel() for p in agent.parameters()):,} parameters",
+        task=f"{config.env}, {config.algo}, {name} {getattr(config, name):g}, "
+        f"{'normalised' if config.normalise else 'plain'} observations and rewards",
+        batch=f"{size:,} = {world_size()} process(es) x {config.num_envs // world_size()} "
         f"environments x {config.rollout} steps; {rollouts:,} rollouts = "
-        f"{rollouts * size:,} steps\n"
-        f"units    KL in nats per state, score = undiscounted return of an episode"
+        f"{rollouts * size:,} steps",
+        units="KL in nats per state, score = undiscounted return of an episode",
     )
 
 
-def tell(run: Run, config: Config, metrics: dict[str, float], rollouts: int) -> None:
-    """A line of metrics.jsonl per rollout; for people one now and then, and where TRPO failed."""
+@torch.no_grad()
+def measure(agent: Agent, batch: Batch, clip: float) -> dict[str, Tensor]:
+    """How far the update moved the policy, exactly and by estimates, over all states."""
+    new = agent.policy(batch.observations)
+    log_prob = new.log_prob(batch.actions)
+    kl = batch.old.kl(new)  # type: ignore[arg-type]
+    ratio = torch.exp(log_prob - batch.log_prob)
+    sums = {
+        "kl": kl,
+        "kl_reverse": new.kl(batch.old),  # type: ignore[arg-type]
+        "kl_k1": log_ratio_estimator(batch.log_prob, log_prob, kind="k1"),
+        "kl_k3": log_ratio_estimator(batch.log_prob, log_prob, kind="k3"),
+        "surrogate": ratio * batch.advantages,
+        "value_loss": (agent.values(batch.observations) - batch.targets).square(),
+        "clip_fraction": ((ratio - 1).abs() > clip).float(),
+        "entropy": new.entropy().expand(len(kl)),
+        "target": batch.targets,
+        "target_square": batch.targets.square(),
+        "error": batch.targets - batch.values,
+        "error_square": (batch.targets - batch.values).square(),
+    }
+    means = all_reduce_sum(torch.stack([x.double().sum() for x in sums.values()])) / batch.total
+    metrics = dict(zip(sums, means, strict=True))
+    moments = [metrics.pop(name) for name in ("target", "target_square", "error", "error_square")]
+    metrics["kl_max"] = all_reduce_max(kl.max())
+    metrics["explained_variance"] = explained_variance(*moments)
+    return metrics
+
+
+def explained_variance(
+    target: Tensor, target_square: Tensor, error: Tensor, error_square: Tensor
+) -> Tensor:
+    """1 - Var[target - V] / Var[target] from means of those and of their squares: [].
+
+    1 is perfect, 0 no better than the mean; 0 where all targets are equal.
+    """
+    variance = target_square - target.square()
+    rest = error_square - error.square()
+    return torch.where(variance > 0, 1 - rest / variance, 0.0)
+
+
+def report_rollout(run: Run, config: Config, metrics: dict[str, float], rollouts: int) -> None:
+    """Record a rollout's metrics; print a line for every twentieth, and where TRPO failed."""
     metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
     steps = run.epoch * config.num_envs * config.rollout
     run.record({"environment_steps": steps} | metrics)
@@ -55,89 +104,46 @@ def tell(run: Run, config: Config, metrics: dict[str, float], rollouts: int) -> 
     )
 
 
-def finish(run: Run, config: Config, agent: Agent) -> None:
+def write_outputs(run: Run, config: Config, agent: Agent) -> None:
     """Evaluate the trained policy and write model/, pictures/ and summary.json of the run."""
     seconds = round(run.elapsed(), 1)
     run.say("evaluating ...")
-    records = read_metrics(run.folder)
-    about = {"preset": run.preset, "config": asdict(with_resume_cleared(config))}
     metrics = evaluate(agent, config.env, config.evaluation_episodes)
-    save_model(agent, run.folder / "model", about, metrics)
-    with full_disk_is_a_user_error(run.folder / "pictures"):
-        (run.folder / "pictures").mkdir(exist_ok=True)
-        pictures.curves(records, config, run.folder / "pictures" / "curves.png")
+    settings = training_settings(run.preset, config)
+    write_model(
+        run.folder / "model",
+        agent.save_pretrained,
+        card(settings, metrics),
+        training=settings,
+        metrics=metrics,
+    )
+    records = read_metrics(run.folder)
+    with pictures_folder(run) as folder:
+        pictures.curves(records, config, folder / "curves.png")
     last = {key: value for key, value in records[-1].items() if key != "step"}
-    summary = {
-        "steps": run.step,
-        "training_seconds": seconds,
-        "training": last,
-        "evaluation": metrics,
-    }
-    write_json(run.folder / "summary.json", summary)
-    run.say(
+    finish_run(
+        run,
+        {"steps": run.step, "training_seconds": seconds, "training": last, "evaluation": metrics},
         f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s, all in {run.elapsed():.0f} s; "
-        f"pictures in {run.folder / 'pictures'}, model in {run.folder / 'model'}"
+        f"pictures in {folder}, model in {run.folder / 'model'}",
     )
-    if config.push_to_hub:
-        run.say(f"uploaded to {push(run.folder / 'model', config.push_to_hub)}")
 
 
-def save_model(agent: Agent, path: Path, about: dict[str, Any], metrics: dict[str, Any]) -> None:
-    """A folder that ``from_pretrained`` and ``trpo_ppo.evaluate`` read, with its card."""
-
-    def write(folder: Path) -> None:
-        agent.save_pretrained(folder)
-        write_json(folder / "training.json", about)
-        write_json(folder / "metrics.json", metrics)
-        (folder / "README.md").write_text(card(about, metrics))
-
-    write_folder(path, write)
-
-
-def card(about: dict[str, Any], metrics: dict[str, Any]) -> str:
+def card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
-    config = about["config"]
-    told = (
-        "env",
-        "algo",
-        DIALS[config["algo"]],
-        "steps",
-        "num_envs",
-        "rollout",
-        "gamma",
-        "lam",
-        "epochs",
-        "minibatch",
-        "lr",
-        "width",
-        "depth",
-        "normalise",
-        "seed",
+    config = settings["config"]
+    env, algo = config["env"], config["algo"]
+    names = ["env", "algo", STEP_SIZE[algo]]
+    names += """
+        steps num_envs rollout gamma lam epochs minibatch lr width depth normalise seed
+    """.split()
+    return model_card(
+        f"{env} by {algo}, preset `{settings['preset']}` of KL Zoo",
+        ["reinforcement-learning", env, algo],
+        result=f"Undiscounted return of an episode:\n\n```\n{headline(metrics)}\n```",
+        options={name: config[name] for name in names},
+        code="from trpo_ppo.policy import Agent\n\n"
+        'agent = Agent.from_pretrained("path/to/this/folder")',
+        note="The moments that normalise observations are among the weights. Limits: made for this "
+        "environment in\nsimulation; the scores say nothing about another version of it.",
     )
-    options = "\n".join(f"| {name} | {config[name]} |" for name in told)
-    return f"""---
-license: apache-2.0
-library_name: kl-zoo
-tags: [reinforcement-learning, {config["env"]}, {config["algo"]}]
----
-# {config["env"]} by {config["algo"]}, preset `{about["preset"]}` of KL Zoo
-
-Undiscounted return of an episode:
-
-```
-{headline(metrics)}
-```
-
-| option | value |
-|---|---|
-{options}
-
-```python
-from trpo_ppo.policy import Agent
-
-agent = Agent.from_pretrained("path/to/this/folder")
-```
-
-The moments that normalise observations are among the weights. Limits: made for this environment in
-simulation; the scores say nothing about another version of it.
-"""

@@ -1,10 +1,11 @@
-"""Collecting a rollout with the policy as it is, and what the update needs of it.
+"""Rollouts: the policy acts, and its transitions become batches with advantages.
 
 Notation: T steps of N environments. Rows of a batch are environment by environment, so that the
 rows of a process's environments are consecutive.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from shared.errors import UserError
 from shared.processes.distributed import all_gather_rows, all_reduce_sum
 from shared.training.advantages import gae, standardise
 from shared.training.running_moments import RunningMoments
-from shared.training.seeding import NOISE, generator
+from shared.training.seeding import NOISE, PERMUTATION, generator
 from trpo_ppo.envs import Columns, Ended, Environments, columns
 from trpo_ppo.network import Array
 from trpo_ppo.policy import Agent, Distribution
@@ -24,7 +25,7 @@ CLIP_REWARDS = 10.0  # as in OpenAI baselines' VecNormalize
 
 
 class Rollout(NamedTuple):
-    """What happened: T steps of this process's N environments, as arrays."""
+    """T steps of this process's N environments, as arrays."""
 
     raw: Array  # [T, N, observations] as the environments gave them
     observations: Array  # [T, N, observations] as the policy saw them
@@ -35,7 +36,7 @@ class Rollout(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What an update needs of this process's rows, [rows, ...], and of all processes'."""
+    """This process's transitions for an update, [rows, ...]."""
 
     observations: Tensor
     actions: Tensor
@@ -70,15 +71,15 @@ def collect(agent: Agent, envs: Environments, T: int, N: int, seed: int, number:
     """Let the policy act for T steps; the noise of all N environments of all processes is drawn.
 
     Raises:
-        UserError: the environment gave an observation or a reward that is no finite number.
+        UserError: the environment gave an observation or a reward that is not a finite number.
     """
-    face, own = envs.interface, envs.indices
+    spaces, own = envs.interface, envs.indices
     rng = generator("cpu", seed, NOISE, number)
-    drawn = torch.randn if face.kind == "gaussian" else torch.rand
-    noise = drawn(T, N, face.width, generator=rng)[:, own].numpy()
-    raw = np.zeros((T, len(own), face.observations))
+    drawn = torch.randn if spaces.kind == "gaussian" else torch.rand
+    noise = drawn(T, N, spaces.width, generator=rng)[:, own].numpy()
+    raw = np.zeros((T, len(own), spaces.observations))
     seen = np.zeros(raw.shape, np.float32)
-    actions = np.zeros((T, len(own), face.width), np.float32)
+    actions = np.zeros((T, len(own), spaces.width), np.float32)
     out, ended = columns(T, len(own)), []
     actor = agent.actor_arrays()
     for t in range(T):
@@ -143,6 +144,28 @@ def prepare(
         n,
         first,
     )
+
+
+def passes(
+    batch: Batch, size: int, seed: int, number: int, epochs: int
+) -> Iterator[Iterator[Batch]]:
+    """``epochs`` passes over the batch of rollout ``number``, each in an order of its own."""
+    rng = generator("cpu", seed, PERMUTATION, number)
+    for _ in range(epochs):
+        yield minibatches(batch, size, rng)
+
+
+def minibatches(batch: Batch, size: int, rng: torch.Generator) -> Iterator[Batch]:
+    """One pass: this process's rows of every minibatch of ``size`` rows of all processes."""
+    if size >= batch.total:  # taken whole, its order does not matter
+        yield batch
+        return
+    own = len(batch.observations)
+    for chosen in torch.randperm(batch.total, generator=rng).split(size):
+        index = chosen
+        if own < batch.total:
+            index = chosen[(chosen >= batch.first) & (chosen < batch.first + own)] - batch.first
+        yield batch.rows(index, len(chosen))
 
 
 def finished(rollout: Rollout) -> Tensor:

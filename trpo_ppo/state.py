@@ -27,14 +27,14 @@ class State(nn.Module):
         super().__init__()
         self.agent = agent
         self.returns = RunningMoments(1)
-        face = envs.interface
+        spaces = envs.interface
         buffers: dict[str, Any] = {
             "beta": torch.tensor(beta, dtype=torch.float64),
             "recent": torch.zeros(RECENT, dtype=torch.float64),
             "episodes": torch.zeros((), dtype=torch.int64),
             "env_episodes": torch.zeros(num_envs, dtype=torch.int64),
             "env_elapsed": torch.zeros(num_envs, dtype=torch.int64),
-            "env_actions": torch.zeros(num_envs, face.limit, face.width),
+            "env_actions": torch.zeros(num_envs, spaces.limit, spaces.width),
         }
         for name, value in buffers.items():
             self.register_buffer(name, value)

@@ -1,7 +1,7 @@
 """Trust region policy optimisation: Schulman et al. 2015 (arXiv 1502.05477), section 6, appendix C.
 
-Every function takes functions of the parameters and knows neither networks nor processes: ``mean``
-averages over all rows of all processes, so that all of them take the same decisions.
+The trust region takes functions of the parameters and knows neither networks nor processes:
+``mean`` averages over all rows of all processes, so that all of them take the same decisions.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,11 +10,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trpo_ppo.config import Config
+from trpo_ppo.policy import Agent, flat
+from trpo_ppo.ppo import clip_and_step, surrogate
+from trpo_ppo.rollout import Batch, passes
+
 Product = Callable[[Tensor], Tensor]
 Mean = Callable[[Tensor], Tensor]
 
 
-FAILURES = {  # of a step, as metrics: what became of it
+FAILURES = {  # why there was no step, by the name of its metric
     "no_gradient": "the surrogate has no gradient",
     "not_finite": "the gradient is not finite",
     "curvature": "x'Fx is not a positive finite number",
@@ -23,7 +28,7 @@ FAILURES = {  # of a step, as metrics: what became of it
 
 
 class Step(NamedTuple):
-    """What became of an update; ``backtracks`` is how often the step was shortened."""
+    """The outcome of an update; ``backtracks`` is how often the step was shortened."""
 
     accepted: bool
     backtracks: int
@@ -32,10 +37,6 @@ class Step(NamedTuple):
     actual: float  # improvement of the surrogate, 0 if there was no step
     residual: float  # |F x - g| / |g| of the conjugate gradient
     failure: str  # one of FAILURES, or "" where it was taken
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([x.reshape(-1) for x in tensors])
 
 
 @torch.no_grad()
@@ -105,7 +106,7 @@ def natural_step(product: Product, x: Tensor, delta: float) -> Tensor | None:
 
 
 def trust_region_step(
-    surrogate: Callable[[], Tensor],
+    objective: Callable[[], Tensor],
     kl: Callable[[], Tensor],
     parameters: Sequence[torch.nn.Parameter],
     mean: Mean,
@@ -122,12 +123,12 @@ def trust_region_step(
     surrogate has grown. If it never is, the parameters are what they were, to the last bit.
 
     Args:
-        surrogate: rho A of this process's rows at the present parameters, [n].
+        objective: the surrogate, rho A of this process's rows at the present parameters, [n].
         kl: KL(old || new) of this process's rows, [n].
         mean: see ``fisher_vector_product``.
     """
     before = flat(parameters).detach()
-    value = surrogate()
+    value = objective()
     start = mean(value.detach()).item()
     gradient = mean(flat(torch.autograd.grad(value.sum(), parameters))[None])
     # The step does not depend on the gradient's length, and huge advantages would overflow.
@@ -147,8 +148,41 @@ def trust_region_step(
     with torch.no_grad():
         for tried in range(backtracks + 1):
             assign(parameters, before + shrink**tried * step)
-            moved, gained = mean(kl()).item(), mean(surrogate()).item() - start
+            moved, gained = mean(kl()).item(), mean(objective()).item() - start
             if moved <= delta and gained > 0:  # NaN is neither
                 return Step(True, tried, moved, expected, gained, residual, "")
         assign(parameters, before)
     return Step(False, backtracks, 0.0, expected, 0.0, residual, "line_search")
+
+
+def trpo_update(
+    config: Config, agent: Agent, optimizer: torch.optim.Optimizer, batch: Batch, n: int
+) -> dict[str, Tensor | float]:
+    """One trust-region step of the policy (Schulman et al. 2015), then epochs of the critic."""
+
+    def ascent() -> Tensor:
+        log_prob = agent.policy(batch.observations).log_prob(batch.actions)
+        return surrogate(log_prob, batch.log_prob, batch.advantages)
+
+    step = trust_region_step(
+        ascent,
+        lambda: batch.old.kl(agent.policy(batch.observations)),  # type: ignore[arg-type]
+        agent.policy_parameters(),
+        batch.mean,
+        config.delta,
+        config.damping,
+        config.cg_iterations,
+        config.backtracks,
+    )
+    for one_pass in passes(batch, config.minibatch, config.seed, n, config.epochs):
+        for rows in one_pass:
+            gradient = agent.value_gradient(rows.observations, rows.targets, 1 / rows.total)
+            clip_and_step([gradient], [agent.critic.flat], optimizer, config.max_gradient)
+    return {
+        "backtracks": step.backtracks,
+        "expected_improvement": step.expected,
+        "actual_improvement": step.actual,
+        "cg_residual": step.residual,
+        "failed_steps": float(not step.accepted),
+        **{f"failed_{why}": float(step.failure == why) for why in FAILURES},
+    }

@@ -8,9 +8,8 @@ import torch
 from trpo_ppo import ppo as update
 from trpo_ppo.config import presets
 from trpo_ppo.policy import Agent
-from trpo_ppo.ppo import mean_kl
+from trpo_ppo.ppo import mean_kl, ppo_update
 from trpo_ppo.rollout import Batch
-from trpo_ppo.train import ppo_update
 
 ROWS, PASSES = 64, 5
 
@@ -53,16 +52,16 @@ def test_it_stops_after_the_pass_that_went_beyond_one_and_a_half_times_the_targe
     between = (kl[stop_after - 1] + (kl[stop_after - 2] if stop_after > 1 else 0)) / 2
     agent, optimizer, batch, config = setting()
     config = replace(config, early_stop=between / 1.5)
-    told = ppo_update(config, agent, optimizer, batch, 0.0, 0)
-    assert told["gradient_steps"] == 2 * stop_after
+    metrics = ppo_update(config, agent, optimizer, batch, 0.0, 0)
+    assert metrics["gradient_steps"] == 2 * stop_after
     assert mean_kl(agent, batch) == kl[stop_after - 1]
 
 
 def test_without_it_all_passes_are_made():
     for target in (0.0, 1e3):  # off, and never reached
         agent, optimizer, batch, config = setting()
-        told = ppo_update(replace(config, early_stop=target), agent, optimizer, batch, 0.0, 0)
-        assert told["gradient_steps"] == 2 * PASSES
+        metrics = ppo_update(replace(config, early_stop=target), agent, optimizer, batch, 0.0, 0)
+        assert metrics["gradient_steps"] == 2 * PASSES
 
 
 def test_another_processs_kl_decides_too(monkeypatch: pytest.MonkeyPatch):
@@ -70,6 +69,6 @@ def test_another_processs_kl_decides_too(monkeypatch: pytest.MonkeyPatch):
     agent, optimizer, batch, config = setting()
     target = 10 * kl_after(PASSES)
     theirs = 2 * 1.5 * target * ROWS
-    monkeypatch.setattr(update, "total", lambda x: x if x.dim() else x + theirs)
-    told = ppo_update(replace(config, early_stop=target), agent, optimizer, batch, 0.0, 0)
-    assert told["gradient_steps"] == 2
+    monkeypatch.setattr(update, "all_reduce_sum", lambda x: x if x.dim() else x + theirs)
+    metrics = ppo_update(replace(config, early_stop=target), agent, optimizer, batch, 0.0, 0)
+    assert metrics["gradient_steps"] == 2

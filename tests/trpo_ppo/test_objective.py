@@ -7,18 +7,18 @@ import torch
 
 from shared.kl.weight.controllers import PPOPenalty
 from trpo_ppo.config import presets
-from trpo_ppo.objective import (
-    add,
-    clipped_slope,
-    d_entropy,
-    d_kl,
-    d_log_prob,
-    explained_variance,
-    surrogate_slope,
-)
 from trpo_ppo.policy import Agent, Categorical, Gaussian
+from trpo_ppo.ppo import (
+    clipped_gradient,
+    entropy_gradient,
+    kl_gradient,
+    log_prob_gradient,
+    plus,
+    policy_gradient,
+    policy_objective,
+)
+from trpo_ppo.report import explained_variance
 from trpo_ppo.rollout import Batch
-from trpo_ppo.train import policy_slope
 
 KINDS = ["categorical", "gaussian"]
 N = 40
@@ -75,11 +75,11 @@ def test_derivatives_are_autograds(kind):
     old, new, actions, weights = pair(kind)
     q = torch_distribution(new)
     flat = actions if kind == "gaussian" else actions[:, 0]
-    assert_same(d_log_prob(new, actions, weights), (q.log_prob(flat) * weights).sum(), new)
+    assert_same(log_prob_gradient(new, actions, weights), (q.log_prob(flat) * weights).sum(), new)
     kl = torch.distributions.kl_divergence(torch_distribution(old), torch_distribution(new))
-    assert_same(d_kl(old, new), kl.sum(), new)
-    assert_same(d_entropy(new), torch_distribution(new).entropy().sum(), new)
-    both = add(d_kl(old, new), d_log_prob(new, actions, weights), -2.0)
+    assert_same(kl_gradient(old, new), kl.sum(), new)
+    assert_same(entropy_gradient(new), torch_distribution(new).entropy().sum(), new)
+    both = plus(kl_gradient(old, new), log_prob_gradient(new, actions, weights), -2.0)
     value = old.kl(new).sum() - 2 * (new.log_prob(actions) * weights).sum()
     assert_same(both, value, new)
 
@@ -110,19 +110,24 @@ def test_the_policys_gradient_is_autograds_of_the_papers_objective(kind, algo, e
 
     old, new, actions, advantages = pair(kind, seed=3)
     config = dataclasses.replace(presets("CartPole-v1", algo)["default"], entropy=entropy)
-    ours = policy_slope(config, new, rows_of(old, actions, advantages), beta=0.7)
-    assert_same(ours, definition(algo, config, old, new, actions, advantages, 0.7), new)
+    ours = policy_gradient(config, new, rows_of(old, actions, advantages), beta=0.7)
+    paper = definition(algo, config, old, new, actions, advantages, 0.7)
+    assert_same(ours, paper, new)
+    value = policy_objective(config, new, rows_of(old, actions, advantages), beta=0.7)
+    assert torch.allclose(value, paper, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_objectives_have_one_gradient_where_the_policies_are_equal(kind):
     old, _, actions, advantages = pair(kind)
-    found = []
+    gradients = []
     for algo in ("ppo-clip", "ppo-kl", "ppo-kl-adaptive"):
         config = presets("CartPole-v1", algo)["default"]
-        found.append(policy_slope(config, old, rows_of(old, actions, advantages), beta=3.0))
-    for other in found[1:]:
-        assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found[0], other, strict=True))
+        gradients.append(policy_gradient(config, old, rows_of(old, actions, advantages), beta=3.0))
+    for other in gradients[1:]:
+        assert all(
+            torch.allclose(a, b, atol=1e-12) for a, b in zip(gradients[0], other, strict=True)
+        )
 
 
 def test_the_clips_gradient_is_that_of_a_penalty_per_sample():
@@ -134,24 +139,24 @@ def test_the_clips_gradient_is_that_of_a_penalty_per_sample():
     """
     old, new, actions, advantages = pair("gaussian", seed=1)
     ratio = torch.exp(new.log_prob(actions) - old.log_prob(actions)).detach()
-    active = clipped_slope(ratio, advantages, 0.2) == 0
+    active = clipped_gradient(ratio, advantages, 0.2) == 0
     assert 0 < active.sum() < N
     weights = torch.where(active, ratio * advantages, 0.0)
     k1 = old.log_prob(actions) - new.log_prob(actions)
     plain = torch.exp(new.log_prob(actions) - old.log_prob(actions)) * advantages
     penalised = torch.autograd.grad((plain + weights * k1).sum(), list(new))
-    ours = d_log_prob(new, actions, clipped_slope(ratio, advantages, 0.2))
+    ours = log_prob_gradient(new, actions, clipped_gradient(ratio, advantages, 0.2))
     for a, b in zip(ours, penalised, strict=True):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-def test_slopes_at_and_beside_the_clips_edges():
+def test_gradients_at_and_beside_the_clips_edges():
     ratio = torch.tensor([1.3, 1.3, 0.7, 0.7, 1.1, 0.9], dtype=torch.float64)
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0, -2.0], dtype=torch.float64)
-    slope = clipped_slope(ratio, advantages, 0.2)
-    assert torch.allclose(slope, torch.tensor([0, -1.3, 0.7, 0, 2.2, -1.8], dtype=torch.float64))
+    gradient = clipped_gradient(ratio, advantages, 0.2)
+    assert torch.allclose(gradient, torch.tensor([0, -1.3, 0.7, 0, 2.2, -1.8], dtype=torch.float64))
     # A range without end is no clip.
-    assert torch.equal(clipped_slope(ratio, advantages, 1e9), surrogate_slope(ratio, advantages))
+    assert torch.equal(clipped_gradient(ratio, advantages, 1e9), ratio * advantages)
 
 
 @pytest.mark.parametrize(

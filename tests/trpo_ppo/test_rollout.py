@@ -197,8 +197,8 @@ def test_equal_to_gymnasiums_same_step_autoreset(name):
 @pytest.mark.parametrize("name", ["CartPole-v1", "Hopper-v5", "LunarLander-v3", "Pendulum-v1"])
 def test_restored_environments_go_on_as_the_first_ones(name):
     envs = Environments(name, 1, [4, 2], 0.99)
-    face = envs.interface
-    agent = Agent(face.observations, face.actions, face.kind, normalise=False)
+    spaces = envs.interface
+    agent = Agent(spaces.observations, spaces.actions, spaces.kind, normalise=False)
     collect(agent, envs, 70, 5, 0, 0)
     state = State(agent, envs, 2, 1.0)
     state.remember(envs, torch.zeros(0))

@@ -7,12 +7,11 @@ import torch
 from torch.autograd.functional import hessian
 from torch.func import functional_call
 
-from trpo_ppo.objective import surrogate
-from trpo_ppo.policy import Agent, Categorical, Gaussian
+from trpo_ppo.policy import Agent, Categorical, Gaussian, flat
+from trpo_ppo.ppo import surrogate
 from trpo_ppo.trpo import (
     conjugate_gradient,
     fisher_vector_product,
-    flat,
     natural_step,
     trust_region_step,
 )

@@ -130,9 +130,9 @@ def simulator(name: str, steps: int) -> float:
     for env in envs.envs:
         env.action_space.seed(0)
     time_steps = steps // 2
-    face, out = envs.interface, columns(time_steps, 2)
+    spaces, out = envs.interface, columns(time_steps, 2)
     actions = [[env.action_space.sample() for env in envs.envs] for _ in range(time_steps)]
-    if face.kind == "categorical":
+    if spaces.kind == "categorical":
         actions = [[[one] for one in both] for both in actions]
     start = time.process_time()
     for t, both in enumerate(actions):
