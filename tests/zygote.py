@@ -115,8 +115,8 @@ def not_a_number(step: str) -> None:
 
 def worthless(call: str) -> None:
     """NaN as every reward of a model's completions, in the call of this number."""
-    task = importlib.import_module("rlhf.task")
-    original, calls = task.call, iter(range(1, 1_000_000))
+    environment = importlib.import_module("rlhf.rewards.environment")
+    original, calls = environment.call, iter(range(1, 1_000_000))
 
     def none(completions: list[str], **_: Any) -> list[float]:
         return [float("nan")] * len(completions)
@@ -124,7 +124,7 @@ def worthless(call: str) -> None:
     def worth(rewards: Any, *given: Any) -> Any:
         return original([none] * len(rewards) if next(calls) == int(call) else rewards, *given)
 
-    task.call = worth
+    environment.call = worth
 
 
 def broken(step: str) -> None:
