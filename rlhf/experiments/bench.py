@@ -5,30 +5,35 @@ memory. Every figure is measured in a process of its own, the rows in turn, roun
 ratios are of one round.
 """
 
-import json
-import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from rlhf.config import Config
-from rlhf.experiments.bench_loops import Clock, ours, trl_ppo, trl_rloo, write_inputs
+from rlhf.experiments.bench_loops import PHASES, figures, ours, trl_ppo, trl_rloo, write_inputs
 from rlhf.experiments.trl_ppo import FOLDER, VERSION
 from shared import cli
 from shared.config import Count
 from shared.errors import UserError
-from shared.experiments.bench import NO_GPU, check_json, measure_alone
-from shared.experiments.tables import describe_columns, markdown, write_result
-from shared.run.environment import describe
+from shared.experiments.bench import (
+    NO_GPU,
+    Clock,
+    Figures,
+    Round,
+    measure_rounds,
+    median,
+    ratio,
+    report,
+    spread,
+)
 
-Row = Literal["ours", "ours-separate", "ours-bf16", "trl-1.12", "rloo"]
-PEER: Row = "trl-1.12"
+PROGRAM = "rlhf.experiments.bench"
+PEER = "trl-1.12"
 NOTE = (
     "One iteration is a rollout, its reference pass and two passes of one optimiser step each; the "
     "first one is not timed. Same model, adapter, prompts, sizes, reward. Not the same algorithm: "
@@ -38,19 +43,19 @@ NOTE = (
 )
 
 
-class About(NamedTuple):
-    """What a row is called, and how its settings differ from the common ones."""
+class Loop(NamedTuple):
+    """A timed loop: its title, and the settings that differ from the common ones."""
 
     name: str
     changes: dict[str, Any]
 
 
-ROWS: dict[Row, About] = {  # in the order of a round
-    "ours": About("ours, float32", {}),
-    "ours-separate": About("ours, float32, `--critic separate`", {"critic": "separate"}),
-    "ours-bf16": About("ours, bf16 autocast", {"mixed_precision": "bf16"}),
-    "trl-1.12": About(f"TRL {VERSION} `PPOTrainer`, float32", {}),
-    "rloo": About("TRL 1.16 `RLOOTrainer`, float32, no critic", {}),
+ROWS = {  # in the order of a round
+    "ours": Loop("ours, float32", {}),
+    "ours-separate": Loop("ours, float32, `--critic separate`", {"critic": "separate"}),
+    "ours-bf16": Loop("ours, bf16 autocast", {"mixed_precision": "bf16"}),
+    "trl-1.12": Loop(f"TRL {VERSION} `PPOTrainer`, float32", {}),
+    "rloo": Loop("TRL 1.16 `RLOOTrainer`, float32, no critic", {}),
 }
 
 
@@ -74,12 +79,12 @@ class Options:
     """Folder of the data sets and of SmolLM2."""
     json: str = ""
     """File that receives every figure, with the environment."""
-    only: Literal["", Row] = ""
+    only: str = ""
     """Measure this row once, in this process, and print it as JSON: what every round is made of."""
 
 
 def config_of(options: Options) -> Config:
-    """What all rows have in common; the rest are the defaults of rlhf.ppo."""
+    """The settings that all rows have in common; the rest are the defaults of rlhf.ppo."""
     return Config(
         model=options.model,
         data=options.data,
@@ -90,7 +95,7 @@ def config_of(options: Options) -> Config:
     )
 
 
-def measure(row: Row, config: Config) -> dict[str, float]:
+def measure(row: str, config: Config) -> Figures:
     """One row in this process; ``config.iterations`` are timed, after one that is not."""
     with tempfile.TemporaryDirectory() as name:
         folder, (_, changes) = Path(name), ROWS[row]
@@ -108,16 +113,8 @@ def measure(row: Row, config: Config) -> dict[str, float]:
         config = replace(config, iterations=1 + config.iterations)
         torch.set_flush_denormal(True)  # shared.processes.launch does so for ours
         loops = {"trl-1.12": trl_ppo, "rloo": trl_rloo}
-        return clock.figures(config.batch_size, loops.get(row, ours)(config, clock))
-
-
-def in_new_process(row: Row, options: Options) -> dict[str, float]:
-    named = ("iterations", "model", "data", "batch_size", "micro_batch", "completion")
-    given = {name: getattr(options, name) for name in named}
-    env = NO_GPU | {"HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
-    if row == PEER:
-        env["PYTHONPATH"] = str(FOLDER)
-    return measure_alone("rlhf.experiments.bench", row, given, env)
+        trained = loops.get(row, ours)(config, clock)
+        return figures(clock, config.batch_size, trained)
 
 
 COLUMNS = (
@@ -134,87 +131,60 @@ COLUMNS = (
     ("judging", "reference pass", ".0%"),
     ("update", "update", ".0%"),
 )
-PHASES = ("sampling", "judging", "update")
 
 
-def summary(rounds: Sequence[dict[Row, dict[str, float]]]) -> list[dict[str, Any]]:
+def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     """One table row for each loop: medians over the rounds, ratios within a round.
 
     The phases are shares of the iteration.
     """
-    table = []
-    for row, about in ROWS.items():
-        own, peer = [one[row] for one in rounds], [one[PEER] for one in rounds]
-        speeds = [one["samples_per_cpu_second"] for one in own]
-
-        def ratio(key: str, own: Any = own, peer: Any = peer) -> float:
-            values = (a[key] / b[key] for a, b in zip(own, peer, strict=True))
-            return round(statistics.median(values), 3)
-
-        def median(key: str, own: Any = own) -> float:
-            return statistics.median(one[key] for one in own)
-
-        table.append(
-            {
-                "row": row,
-                "name": about.name,
-                "n": len(rounds),
-                "samples_per_cpu_second": round(statistics.median(speeds), 3),
-                "least": round(min(speeds), 3),
-                "most": round(max(speeds), 3),
-                "over_peer": ratio("samples_per_cpu_second"),
-                "peak_gigabytes": round(median("peak_bytes") / 1e9, 2),
-                "memory_of_peer": ratio("peak_bytes"),
-                "trained": int(own[0]["trained"]),
-                "seconds": round(median("seconds"), 2),
-            }
-            | {
-                phase: round(statistics.median(one[phase] / one["seconds"] for one in own), 3)
-                for phase in PHASES
-                if phase in own[0]
-            }
-        )
+    speed, table = "samples_per_cpu_second", []
+    for row, loop in ROWS.items():
+        speeds = {speed: median(rounds, row, speed)} | spread(rounds, row, speed)
+        line: dict[str, Any] = {"row": row, "name": loop.name, "n": len(rounds)}
+        line |= {key: round(value, 3) for key, value in speeds.items()}
+        line["over_peer"] = round(ratio(rounds, row, PEER, speed), 3)
+        line["peak_gigabytes"] = round(median(rounds, row, "peak_bytes") / 1e9, 2)
+        line["memory_of_peer"] = round(ratio(rounds, row, PEER, "peak_bytes"), 3)
+        line["trained"] = int(rounds[0][row]["trained"])
+        line["seconds"] = round(median(rounds, row, "seconds"), 2)
+        phases = [phase for phase in PHASES if phase in rounds[0][row]]
+        line |= {phase: round(ratio(rounds, row, row, phase, "seconds"), 3) for phase in phases}
+        table.append(line)
     return table
 
 
 def check(options: Options) -> None:
-    """UserError unless the sizes fit, the peer is there and results can be written."""
+    """UserError unless the sizes fit and the peer is installed."""
     if options.batch_size % options.micro_batch or options.micro_batch % 4:
         raise UserError(
             f"--micro-batch {options.micro_batch}: must divide --batch-size "
             f"{options.batch_size} and be a multiple of 4"
         )
-    check_json(options.json)
     if not options.only and not (FOLDER / "trl").is_dir():
         raise UserError(f"{FOLDER}: TRL {VERSION} is not there; `make bench-rlhf` puts it there")
 
 
+def environment_of(row: str) -> dict[str, str]:
+    env = NO_GPU | {"HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
+    return env | ({"PYTHONPATH": str(FOLDER)} if row == PEER else {})
+
+
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m rlhf.experiments.bench"))
+    options = cli.check(cli.parse(Options, sys.argv[1:], f"python -m {PROGRAM}"))
     check(options)
-    torch.set_num_threads(1)
-    if options.only:
-        print(json.dumps(measure(options.only, config_of(options))))
-        return
-    rounds: list[dict[Row, dict[str, float]]] = []
-    for count in range(1, options.repetitions + 1):
-        rounds.append({row: in_new_process(row, options) for row in ROWS})
-        told = (f"{row} {one['samples_per_cpu_second']:.2f}" for row, one in rounds[-1].items())
-        print(f"round {count}/{options.repetitions}: {', '.join(told)}", flush=True)
-    table = summary(rounds)
-    print("\n" + markdown({"columns": describe_columns(COLUMNS), "rows": table}) + "\n" + NOTE)
-    if options.json:
-        write_result(
-            Path(options.json),
-            COLUMNS,
-            table,
-            note=NOTE,
-            rounds=rounds,
-            load_average=os.getloadavg(),
-            options=asdict(options),
-            environment=describe(),
-        )
+    rounds = measure_rounds(
+        PROGRAM,
+        options,
+        [*ROWS],
+        lambda row: measure(row, config_of(options)),
+        passed="iterations model data batch_size micro_batch completion",
+        figure="{samples_per_cpu_second:.2f}",
+        env=environment_of,
+    )
+    if rounds:
+        report(options, COLUMNS, summary(rounds), note=NOTE, rounds=rounds)
 
 
 if __name__ == "__main__":
-    cli.run(main, "rlhf.experiments.bench")
+    cli.run(main, PROGRAM)

@@ -4,13 +4,16 @@ All start from one model, with the same adapter, prompts of one length, sizes an
 sequence classifier with random weights, which costs next to nothing.
 """
 
+import cProfile
+import inspect
 import json
+import pstats
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
-from unittest.mock import patch
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,68 +29,42 @@ from rlhf.config import Config
 from rlhf.experiments.trl_ppo import common, make_trainer, peer, tokenizer_of
 from rlhf.prompts import read_prompts
 from rlhf.prompts.openings import openings
-from rlhf.report import print_run
 from rlhf.rewards import load_reward
 from rlhf.rewards.environment import Environment
 from rlhf.rollout import score_tokens
 from rlhf.trl import adapter
 from shared.errors import UserError
+from shared.experiments.bench import Clock, Figures, Finished, on_every_step
 from shared.language_models.causal import load_causal
 from shared.run.run import Run
 
-P = ParamSpec("P")
-R = TypeVar("R")
 PROMPT = 7  # tokens of a prompt, the most frequent length of ours: no padding anywhere
+PHASES: dict[str, Callable[..., Any]] = {
+    "sampling": Environment.complete,
+    "judging": score_tokens,
+    "update": ppo.update,
+}
 GENERATIONS = 4  # completions of a prompt, RLOO only
 
 
-class Clock:
-    """CPU-seconds of whole iterations from the end of the first one on, and of their phases."""
-
-    def __init__(self, iterations: int) -> None:
-        self.iterations, self.ticks = iterations, 0
-        self.start = self.seconds = 0.0
-        self.phases: dict[str, float] = {}
-
-    def tick(self) -> None:
-        """An iteration is done."""
-        self.ticks += 1
-        if self.ticks == 1:
-            self.phases = dict.fromkeys(self.phases, 0.0)
-            self.start = time.process_time()
-        if self.ticks == 1 + self.iterations:
-            self.seconds = time.process_time() - self.start
-
-    def timed(self, phase: str, function: Callable[P, R]) -> Callable[P, R]:
-        """``function``, its CPU-seconds added to a phase."""
-        self.phases[phase] = 0.0
-
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            start = time.process_time()
-            result = function(*args, **kwargs)
-            self.phases[phase] += time.process_time() - start
-            return result
-
-        return call
-
-    def figures(self, batch_size: int, trained: int) -> dict[str, float]:
-        """CPU-seconds of an iteration and its phases, samples of one, peak memory in bytes."""
-        if self.ticks != 1 + self.iterations:
-            raise RuntimeError(f"{self.ticks} iterations, not {1 + self.iterations}")
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        whole = {"seconds": self.seconds} | self.phases
-        return {name: x / self.iterations for name, x in whole.items()} | {
-            "samples_per_cpu_second": self.iterations * batch_size / self.seconds,
-            "peak_bytes": float(peak),
-            "trained": float(trained),
-        }
+def figures(clock: Clock, batch_size: int, trained: int) -> Figures:
+    """CPU-seconds of an iteration and its phases, samples of one, peak memory in bytes."""
+    if clock.ticks < clock.warmup + clock.steps:
+        raise RuntimeError(f"{clock.ticks} iterations, not {clock.warmup + clock.steps}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    whole = {"seconds": clock.seconds} | clock.phases
+    return {name: x / clock.steps for name, x in whole.items()} | {
+        "samples_per_cpu_second": clock.steps * batch_size / clock.seconds,
+        "peak_bytes": float(peak),
+        "trained": float(trained),
+    }
 
 
 def write_inputs(folder: Path, config: Config) -> tuple[Path, Path]:
     """A file of prompts of ``PROMPT`` tokens, and a reward model with the policy's tokenizer.
 
     Raises:
-        UserError: the model's tokenizer gives no opening so many tokens.
+        UserError: the model's tokenizer gives no opening that many tokens.
     """
     tokenizer = tokenizer_of(config)
     kept = [text for text in openings() if len(tokenizer(text)["input_ids"]) == PROMPT]
@@ -116,32 +93,43 @@ def trained_parameters(model: nn.Module) -> int:
 
 
 def ours(config: Config, clock: Clock) -> int:
-    """``rlhf.ppo.train`` with its metrics, without the final evaluation."""
-    stepped, complete, trained = Run.stepped, Environment.complete, 0
+    """``rlhf.ppo.train`` with its metrics, without the final evaluation.
 
-    def introduced(run: Run, config: Config, policy: Any, prompts: Any) -> None:
-        nonlocal trained
-        trained = trained_parameters(policy)
-        print_run(run, config, policy, prompts)
+    A profiler, which slows Python down, runs in one more iteration after the clock has stopped;
+    the shares of the phases are of that one.
+    """
+    profiler, trained, start = cProfile.Profile(time.process_time), 0, 0.0
 
-    def counted(run: Run, **metrics: Any) -> None:
-        stepped(run, **metrics)
-        clock.tick()
+    def stepped(run: Run) -> None:
+        nonlocal trained, start
+        match clock.tick():
+            case 0:
+                trained, start = trained_parameters(run.model), time.process_time()
+                profiler.enable()
+            case 1:
+                profiler.disable()
+                seconds = time.process_time() - start
+                clock.phases |= {
+                    phase: clock.seconds * seconds_in(profiler, function) / seconds
+                    for phase, function in PHASES.items()
+                }
+                raise Finished
 
-    with (
-        patch.object(ppo, "print_run", introduced),
-        patch.object(Run, "stepped", counted),
-        patch.object(Environment, "complete", clock.timed("sampling", complete)),
-        patch.object(ppo, "score_tokens", clock.timed("judging", score_tokens)),
-        patch.object(ppo, "update", clock.timed("update", ppo.update)),
-        patch.object(ppo, "write_outputs", lambda *_: None),
-    ):
-        ppo.train("bench", config)
+    with on_every_step(stepped):
+        ppo.train("bench", replace(config, iterations=config.iterations + 1))
     return trained
 
 
+def seconds_in(profiler: cProfile.Profile, function: Callable[..., Any]) -> float:
+    """CPU-seconds of all calls of a function, with what it calls."""
+    code = inspect.unwrap(function).__code__
+    stats = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
+    cumulative: float = stats[code.co_filename, code.co_firstlineno, code.co_name][3]
+    return cumulative
+
+
 class Ticks(TrainerCallback):
-    """Tells a clock of every so many ends of a trainer's step."""
+    """Ticks a clock after every ``every`` steps of a trainer."""
 
     def __init__(self, clock: Clock, every: int) -> None:
         self.clock, self.every, self.steps = clock, every, 0
@@ -160,9 +148,8 @@ def trl_ppo(config: Config, clock: Clock) -> int:
         config.reward[0], num_labels=1, dtype=torch.float32
     )
     trainer = make_trainer(config, tokenizer, prompts, reward, Ticks(clock, every=1))
-    sampled = clock.timed("sampling", module.batch_generation)
-    with patch.object(module, "batch_generation", sampled):
-        trainer.train()
+    module.batch_generation = clock.timed("sampling", module.batch_generation)
+    trainer.train()
     return trained_parameters(trainer.model)
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -41,6 +41,8 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 class Run:
     """Steps, metrics and checkpoints of one training; every process calls every method."""
+
+    on_step: ClassVar[Callable[["Run"], object] | None] = None  # after every step; benchmarks
 
     def __init__(self, app: str, preset: str, config: RunConfig, accelerator: Accelerator) -> None:
         self.preset, self.config, self.accelerator = preset, config, accelerator
@@ -126,6 +128,8 @@ class Run:
         self._buffers = [buffer.clone() for buffer in self.model.buffers()]
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.item()
+        if Run.on_step is not None:
+            Run.on_step(self)
         if signum := any_process(interrupt.received(), self.accelerator.device):
             self.save()
             self.accelerator.end_training()

@@ -7,25 +7,19 @@ Every figure is measured in a process of its own, the rows in turn, round after 
 one round. Rows of one group have the same environment, sizes and hyperparameters.
 """
 
-import json
-import os
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from shared import cli
 from shared.config import Count
-from shared.errors import UserError
-from shared.experiments.bench import check_json, measure_alone
-from shared.experiments.tables import describe_columns, markdown, write_result
-from shared.run.environment import describe
+from shared.experiments.bench import Round, measure_rounds, median, ratio, report, spread
 from trpo_ppo.experiments.bench_loops import ROWS, measure
 from trpo_ppo.experiments.peers import require
+
+PROGRAM = "trpo_ppo.experiments.bench"
+SPEED = "steps_per_cpu_second"
 
 
 @dataclass(frozen=True)
@@ -42,12 +36,6 @@ class Options:
     """Measure this row once, in this process, and print it as JSON: what every round is made of."""
 
 
-def in_new_process(row: str, steps: int) -> float:
-    return measure_alone("trpo_ppo.experiments.bench", row, {"steps": steps})[
-        "steps_per_cpu_second"
-    ]
-
-
 COLUMNS = [
     ("task", "task", ""),
     ("name", "training loop", ""),
@@ -60,50 +48,35 @@ COLUMNS = [
 ]
 
 
-def summary(rounds: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     """One table row for each loop: median, range, and medians of ratios within a round."""
     table = []
-    for row, about in ROWS.items():
-        speeds = [one[row] for one in rounds]
-        line: dict[str, Any] = {"row": row, "task": about.env, "name": about.name, "n": len(rounds)}
-        line |= {"value": statistics.median(speeds), "least": min(speeds), "most": max(speeds)}
-        if about.peer:
-            line["over_peer"] = statistics.median(one[row] / one[about.peer] for one in rounds)
-        if about.loop != "simulator":
-            bare = f"{about.env} simulator"
-            line["of_simulator"] = statistics.median(one[row] / one[bare] for one in rounds)
+    for row, loop in ROWS.items():
+        line: dict[str, Any] = {"row": row, "task": loop.env, "name": loop.name, "n": len(rounds)}
+        line |= {"value": median(rounds, row, SPEED)} | spread(rounds, row, SPEED)
+        if loop.peer:
+            line["over_peer"] = ratio(rounds, row, loop.peer, SPEED)
+        if loop.kind != "simulator":
+            line["of_simulator"] = ratio(rounds, row, f"{loop.env} simulator", SPEED)
         table.append(line)
     return table
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m trpo_ppo.experiments.bench"))
+    options = cli.check(cli.parse(Options, sys.argv[1:], f"python -m {PROGRAM}"))
     require()
-    if options.only and options.only not in ROWS:
-        raise UserError(f"--only {options.only}: no row's name; {', '.join(ROWS)}")
-    check_json(options.json)
-    torch.set_num_threads(1)
-    if options.only:
-        print(json.dumps({"steps_per_cpu_second": measure(options.only, options.steps)}))
-        return
-    rounds: list[dict[str, float]] = []
-    for count in range(1, options.repetitions + 1):
-        rounds.append({row: in_new_process(row, options.steps) for row in ROWS})
-        told = ", ".join(f"{row} {speed:,.0f}" for row, speed in rounds[-1].items())
-        print(f"round {count}/{options.repetitions}: {told}", flush=True)
-    table = summary(rounds)
-    print("\n" + markdown({"columns": describe_columns(COLUMNS), "rows": table}))
-    if options.json:
-        write_result(
-            Path(options.json),
-            COLUMNS,
-            table,
-            rounds=rounds,
-            load_average=os.getloadavg(),
-            options=asdict(options),
-            environment=describe(),
-        )
+    rounds = measure_rounds(
+        PROGRAM,
+        options,
+        [*ROWS],
+        lambda row: {SPEED: measure(row, options.steps)},
+        passed="steps",
+        figure="{steps_per_cpu_second:,.0f}",
+    )
+    if rounds:
+        flat = [{row: figures[SPEED] for row, figures in one.items()} for one in rounds]
+        report(options, COLUMNS, summary(rounds), rounds=flat)
 
 
 if __name__ == "__main__":
-    cli.run(main, "trpo_ppo.experiments.bench")
+    cli.run(main, PROGRAM)

@@ -3,43 +3,44 @@
 import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from unittest.mock import patch
+from typing import Literal, NamedTuple
 
+from shared.experiments.bench import Clock, Finished, on_every_step
 from shared.run.run import Run
-from trpo_ppo import train
 from trpo_ppo.config import Algorithm, Config, presets
 from trpo_ppo.envs import Environments, columns
 from trpo_ppo.experiments.peers import NAMES, build
+from trpo_ppo.train import train
 
-Loop = Literal["ours", "peer", "fast", "simulator"]
+Kind = Literal["ours", "peer", "fast", "simulator"]
 
 
 class Row(NamedTuple):
-    """What is timed; ``peer`` is the row that an own one is compared with."""
+    """A timed loop; ``peer`` is the row that ours is compared with."""
 
     env: str
     algo: Algorithm
-    loop: Loop
+    kind: Kind
     name: str
     peer: str = ""
 
 
 def _rows() -> dict[str, Row]:
-    found = {}
+    rows = {}
     for env in ("CartPole-v1", "Hopper-v5", "HalfCheetah-v5"):
         algos: list[Algorithm] = ["ppo-clip", "trpo"] if env == "Hopper-v5" else ["ppo-clip"]
         for algo in algos:
-            own = f"{env} {algo}"
-            found[own] = Row(env, algo, "ours", f"ours, {algo}, the peer's settings", f"{own} peer")
-            found[f"{own} peer"] = Row(env, algo, "peer", f"{NAMES[algo]}, the same settings")
+            ours = f"{env} {algo}"
+            rows[ours] = Row(
+                env, algo, "ours", f"ours, {algo}, the peer's settings", f"{ours} peer"
+            )
+            rows[f"{ours} peer"] = Row(env, algo, "peer", f"{NAMES[algo]}, the same settings")
             if env != "CartPole-v1" and algo == "ppo-clip":
-                found[f"{own} fast"] = Row(
-                    env, algo, "fast", "ours, 8 x 256, minibatch 512", f"{own} peer"
+                rows[f"{ours} fast"] = Row(
+                    env, algo, "fast", "ours, 8 x 256, minibatch 512", f"{ours} peer"
                 )
-        found[f"{env} simulator"] = Row(env, "ppo-clip", "simulator", "the simulator alone")
-    return found
+        rows[f"{env} simulator"] = Row(env, "ppo-clip", "simulator", "the simulator alone")
+    return rows
 
 
 ROWS = _rows()
@@ -49,7 +50,7 @@ def settings(row: Row) -> Config:
     """The default preset of the task; for the fast row fewer, larger minibatches."""
     config = presets(row.env, row.algo)["default"]
     config = replace(config, anneal=False, checkpoint_every=10**6)
-    if row.loop == "fast":
+    if row.kind == "fast":
         config = replace(config, num_envs=8, rollout=256, minibatch=512)
     return config
 
@@ -58,7 +59,7 @@ def measure(name: str, steps: int) -> float:
     """One row, in this process: environment steps per CPU-second."""
     row = ROWS[name]
     config = settings(row)
-    match row.loop:
+    match row.kind:
         case "ours" | "fast":
             return ours(config, steps)
         case "peer":
@@ -67,47 +68,33 @@ def measure(name: str, steps: int) -> float:
             return simulator(row.env, steps)
 
 
-class Clock:
-    """CPU time of whole rollouts with their updates, from the end of the first one on."""
+def clock_of(config: Config, steps: int) -> Clock:
+    """Times whole rollouts with their updates, from the end of the first one on."""
+    return Clock(max(1, steps // (config.num_envs * config.rollout)))
 
-    def __init__(self, config: Config, steps: int) -> None:
-        self.size = config.num_envs * config.rollout
-        self.rollouts = max(1, steps // self.size)
-        self.ticks, self.start, self.speed = 0, 0.0, 0.0
 
-    def tick(self) -> None:
-        """A rollout and its update are done."""
-        self.ticks += 1
-        if self.ticks == 1:
-            self.start = time.process_time()
-        if self.ticks == 1 + self.rollouts:
-            self.speed = self.rollouts * self.size / (time.process_time() - self.start)
+def speed(clock: Clock, config: Config) -> float:
+    return clock.steps * config.num_envs * config.rollout / clock.seconds
 
 
 def ours(config: Config, steps: int) -> float:
     """``trpo_ppo.train``, with its metrics, without the final evaluation."""
-    clock = Clock(config, steps)
-    stepped = Run.stepped
+    clock = clock_of(config, steps)
 
-    def counted(run: Run, **metrics: Any) -> None:
-        stepped(run, **metrics)
-        clock.tick()
+    def stepped(_: Run) -> None:
+        if clock.tick() == 0:
+            raise Finished
 
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        patch.object(Run, "stepped", counted),
-        patch.object(train, "finish", lambda *_: None),
-    ):
-        whole = (clock.rollouts + 1) * clock.size
-        train.train("bench", replace(config, steps=whole, out=str(Path(folder) / "run")))
-    return clock.speed
+    with tempfile.TemporaryDirectory() as folder, on_every_step(stepped):
+        train("bench", replace(config, steps=10**9, out=f"{folder}/run"))
+    return speed(clock, config)
 
 
 def peer(config: Config, steps: int) -> float:
     """stable-baselines3's PPO or sb3-contrib's TRPO with the same sizes and hyperparameters."""
     from stable_baselines3.common.callbacks import BaseCallback
 
-    clock = Clock(config, steps)
+    clock = clock_of(config, steps)
 
     class Ticks(BaseCallback):  # type: ignore[misc]
         """A rollout starts when the update of the one before is done."""
@@ -120,8 +107,8 @@ def peer(config: Config, steps: int) -> float:
             return True
 
     model, _ = build(config)
-    model.learn((clock.rollouts + 2) * clock.size, callback=Ticks())
-    return clock.speed
+    model.learn((clock.steps + 2) * config.num_envs * config.rollout, callback=Ticks())
+    return speed(clock, config)
 
 
 def simulator(name: str, steps: int) -> float:

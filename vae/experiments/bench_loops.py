@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +17,10 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from shared.data.mnist import load_mnist
+from shared.experiments.bench import Clock, Finished, on_every_step
 from shared.run.run import Run
-from vae import train
 from vae.config import Config
+from vae.train import train
 
 DIGITS = 60_000
 BATCH, LATENT, WIDTH, LR = 128, 20, 400, 1e-3  # pytorch/examples, vae/main.py
@@ -39,31 +39,15 @@ SAME = Config(
 )
 
 
-class Finished(Exception):
-    """Enough steps were timed; ends a loop that is not ours to end."""
+def images_of(clock: Clock, batch: int) -> int:
+    """Images of the steps that the clock timed; the last batch of an epoch is smaller."""
+    per_epoch = -(-DIGITS // batch)
+    steps = range(WARMUP, WARMUP + clock.steps)
+    return sum(min(batch, DIGITS - step % per_epoch * batch) for step in steps)
 
 
-class Clock:
-    """CPU time of a number of training steps after the warm-up; a tick is the end of a step."""
-
-    def __init__(self, images: int, batch: int) -> None:
-        self.ticks, self.steps = 0, -(-images // batch)
-        per_epoch = -(-DIGITS // batch)  # the last of which is smaller
-        steps = range(WARMUP, WARMUP + self.steps)
-        self.images = sum(min(batch, DIGITS - step % per_epoch * batch) for step in steps)
-        self._start = self.seconds = 0.0
-
-    def tick(self) -> int:
-        """Count a step; the number of steps since the clock stopped, negative while it runs."""
-        self.ticks += 1
-        if self.ticks == WARMUP:
-            self._start = time.process_time()
-        if self.ticks == WARMUP + self.steps:
-            self.seconds = time.process_time() - self._start
-        return self.ticks - WARMUP - self.steps
-
-    def result(self) -> dict[str, float]:
-        return {"images_per_cpu_second": self.images / self.seconds}
+def speed(clock: Clock, batch: int) -> dict[str, float]:
+    return {"images_per_cpu_second": images_of(clock, batch) / clock.seconds}
 
 
 class Products(TorchDispatchMode):
@@ -76,10 +60,10 @@ class Products(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = kwargs or {}
+        named = kwargs or {}
         if func._schema.name in PRODUCTS:
-            self.calls.append(lambda: func(*args, **given))
-        return func(*args, **given)
+            self.calls.append(lambda: func(*args, **named))
+        return func(*args, **named)
 
     @torch.no_grad()
     def seconds(self, repetitions: int) -> float:
@@ -92,35 +76,32 @@ class Products(TorchDispatchMode):
 
 
 def ours(config: Config, images: int, data: str) -> dict[str, float]:
-    """The loop of ``vae.train`` itself, with a clock in the run's ``stepped``.
+    """The loop of ``vae.train`` itself.
 
     After the clock has stopped, one step's products are recorded and some steps profiled.
     """
-    clock, products = Clock(images, config.batch_size), Products()
+    clock, products = Clock(-(-images // config.batch_size), WARMUP), Products()
     profiler = profile(activities=[ProfilerActivity.CPU])
 
-    class Timed(Run):
-        def stepped(self, **metrics: Tensor) -> None:
-            super().stepped(**metrics)
-            match clock.tick():
-                case 0:
-                    products.__enter__()  # type: ignore[no-untyped-call]
-                case 1:
-                    products.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-                    profiler.start()
-                case past if past > PROFILED:
-                    profiler.stop()
-                    raise Finished
+    def stepped(_: Run) -> None:
+        match clock.tick():
+            case 0:
+                products.__enter__()  # type: ignore[no-untyped-call]
+            case 1:
+                products.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+                profiler.start()
+            case past if past > PROFILED:
+                profiler.stop()
+                raise Finished
 
-    with tempfile.TemporaryDirectory() as folder, patch.object(train, "Run", Timed):
+    with tempfile.TemporaryDirectory() as folder, on_every_step(stepped):
         endless = replace(config, epochs=10**6, evaluate_every=10**6, checkpoint_every=10**6)
-        with suppress(Finished):
-            train.train("bench", replace(endless, out=f"{folder}/run", data=data))
+        train("bench", replace(endless, out=f"{folder}/run", data=data))
     events = [(event.key, event.self_cpu_time_total) for event in profiler.key_averages()]
     in_products = sum(time for name, time in events if name in PRODUCTS)
     alone = products.seconds(repetitions=100) * clock.steps
-    return clock.result() | {
-        "products_images_per_cpu_second": clock.images / alone,
+    return speed(clock, config.batch_size) | {
+        "products_images_per_cpu_second": images_of(clock, config.batch_size) / alone,
         "products_share": alone / clock.seconds,
         "products_share_profiled": in_products / sum(time for _, time in events),
     }
@@ -152,7 +133,7 @@ def example(images: int, data: str) -> dict[str, float]:
     loader = DataLoader(digits, batch_size=BATCH, shuffle=True)
     model = ExampleVAE()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR)
-    clock, total = Clock(images, BATCH), 0.0
+    clock, total = Clock(-(-images // BATCH), WARMUP), 0.0
     while True:
         for x, _ in loader:
             optimizer.zero_grad()
@@ -164,7 +145,7 @@ def example(images: int, data: str) -> dict[str, float]:
             total += loss.item()
             optimizer.step()
             if clock.tick() == 0:
-                return clock.result()
+                return speed(clock, BATCH)
 
 
 def pythae(images: int, data: str) -> dict[str, float]:
@@ -193,7 +174,7 @@ def pythae(images: int, data: str) -> dict[str, float]:
         def forward(self, z: Tensor) -> Any:
             return ModelOutput(reconstruction=torch.sigmoid(self.shown(F.relu(self.up(z)))))
 
-    clock = Clock(images, BATCH)
+    clock = Clock(-(-images // BATCH), WARMUP)
 
     class Timed(BaseTrainer):  # type: ignore[misc]
         def _optimizers_step(self, model_output: Any = None) -> None:
@@ -215,4 +196,4 @@ def pythae(images: int, data: str) -> dict[str, float]:
                 no_cuda=True,
             ),
         ).train()
-    return clock.result()
+    return speed(clock, BATCH)

@@ -22,9 +22,8 @@ from torch import Tensor
 from shared import cli
 from shared.config import Count
 from shared.errors import UserError
-from shared.experiments.bench import NO_GPU, measure_alone
+from shared.experiments.bench import NO_GPU, measure_alone, measured
 from shared.experiments.kl.bench_methods import HEADS, LIGER, LOGITS, METHODS, SCALES, precision
-from shared.experiments.measured import measured
 from shared.experiments.tables import describe_columns, markdown, write_result
 from shared.run.environment import describe
 

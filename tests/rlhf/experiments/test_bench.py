@@ -12,9 +12,10 @@ import torch
 from transformers import AutoTokenizer
 
 from rlhf.experiments import bench, bench_loops
-from rlhf.experiments.bench import ROWS, Options, Row, config_of, measure, summary
-from rlhf.experiments.bench_loops import PROMPT, Clock
+from rlhf.experiments.bench import ROWS, Options, config_of, measure, summary
+from rlhf.experiments.bench_loops import PROMPT
 from shared.errors import UserError
+from shared.experiments import bench as harness
 from shared.experiments.tables import describe_columns, markdown
 from tests import tiny
 
@@ -56,7 +57,7 @@ def command(alone: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     [("ours", 2 * 32 + 1, 1), ("ours-separate", 32 + 1, 2), ("rloo", 0, 1)],
 )
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-def test_a_row(row: Row, head: int, trunks: int, options: Options, alone: None) -> None:  # noqa: ARG001
+def test_a_row(row: str, head: int, trunks: int, options: Options, alone: None) -> None:  # noqa: ARG001
     """Phases are parts of the whole, and no more is trained than adapters and value heads."""
     found = measure(row, config_of(options))
     adapter = 2 * 16 * (32 + 32 + 32 + 16 + 32 + 16 + 32 + 32)  # in and out of q, k, v, o; 2 layers
@@ -67,29 +68,6 @@ def test_a_row(row: Row, head: int, trunks: int, options: Options, alone: None) 
         assert min(parts) > 0
         assert 0.5 * found["seconds"] < sum(parts) < found["seconds"]
     assert found["peak_bytes"] > 2**26  # of this whole process
-
-
-def test_only_whole_iterations_after_the_first_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(bench_loops.time, "process_time", lambda: now)
-
-    def work(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    clock = Clock(iterations=2)
-    sampled = clock.timed("sampling", work)
-    for sampling, rest in ((50.0, 40.0), (2.0, 1.0), (4.0, 3.0)):
-        sampled(sampling)
-        work(rest)
-        clock.tick()
-    work(100.0)
-    found = clock.figures(batch_size=16, trained=7)
-    assert (found["seconds"], found["sampling"], found["trained"]) == (5.0, 3.0, 7.0)
-    assert found["samples_per_cpu_second"] == 2 * 16 / 10
-    clock.tick()
-    with pytest.raises(RuntimeError, match="4 iterations, not 3"):
-        clock.figures(16, 7)
 
 
 def test_prompts_of_one_length_and_a_padding_of_its_own(options: Options, tmp_path: Path) -> None:
@@ -103,7 +81,7 @@ def test_prompts_of_one_length_and_a_padding_of_its_own(options: Options, tmp_pa
     assert json.loads((reward / "config.json").read_text())["pad_token_id"] == padding
 
 
-def a_round(ours: float, peer: float) -> dict[Row, dict[str, float]]:
+def a_round(ours: float, peer: float) -> dict[str, dict[str, float]]:
     """Speeds of ours and of the peer; memory in the same ratio."""
     speeds = dict.fromkeys(ROWS, 1.0) | {"ours": ours, "trl-1.12": peer}
     return {
@@ -142,12 +120,12 @@ def test_the_report(
     speeds = iter([(3.0, 2.0), (8.0, 2.0)])
     rounds: list[Any] = []
 
-    def fake(row: Row, _: Options) -> dict[str, float]:
+    def fake(_: str, row: str, *__: Any) -> dict[str, float]:
         if row == next(iter(ROWS)):
             rounds.append(a_round(*next(speeds)))
         return rounds[-1][row]
 
-    monkeypatch.setattr(bench, "in_new_process", fake)
+    monkeypatch.setattr(harness, "measure_alone", fake)
     command("--repetitions", "2", "--json", str(tmp_path / "bench.json"))
     result = json.loads((tmp_path / "bench.json").read_text())
     printed = capsys.readouterr().out
@@ -162,10 +140,10 @@ def test_the_report(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--json", "nowhere/bench.json"], "--json nowhere/bench.json: nowhere is no folder"),
+        (["--json", "nowhere/bench.json"], "--json nowhere/bench.json: nowhere is not a folder"),
         (["--micro-batch", "12"], "--micro-batch 12: must divide --batch-size 16"),
         (["--batch-size", "6", "--micro-batch", "6"], "a multiple of 4"),
-        (["--only", "trl"], "invalid choice .trl. for argument .--only"),
+        (["--only", "trl"], "--only trl: must be one of ours, ours-separate"),
         ([], "TRL 1.12.0 is not there"),
     ],
 )
@@ -176,6 +154,10 @@ def test_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bench, "FOLDER", tmp_path / "nowhere")
+    if "TRL" in message:
+        monkeypatch.setattr(bench, "FOLDER", tmp_path / "nowhere")
+    else:
+        (tmp_path / "trl").mkdir()
+        monkeypatch.setattr(bench, "FOLDER", tmp_path)
     with pytest.raises(UserError, match=message):
         command(*arguments)
