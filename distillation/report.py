@@ -1,6 +1,5 @@
-"""What a run says at its start and leaves at its end: models, pictures, table, summary."""
+"""What a training run prints at its start and writes at its end."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +9,35 @@ from distillation import metrics, pictures
 from distillation.config import Config, Role
 from distillation.evaluate import evaluate, headline, outputs
 from distillation.model import Classifier
-from shared.cli import with_resume_cleared
 from shared.data.splits import Split
-from shared.errors import full_disk_is_a_user_error
-from shared.processes.distributed import world_size
-from shared.run.checkpoint import write_folder
-from shared.run.folder import read_metrics, write_json
-from shared.run.report import push
+from shared.run.folder import read_metrics
+from shared.run.report import (
+    finish_run,
+    model_card,
+    pictures_folder,
+    print_setup,
+    shares,
+    training_settings,
+    write_model,
+)
 from shared.run.run import Run
 
 
-def introduce(run: Run, role: Role, config: Config, model: Classifier, n: int) -> None:
-    """Print what is trained, on what, and towards what."""
-    recipe, size = config.recipe(role), config.batch_size
-    steps = -(-n // size)
-    towards = (
-        "labels"
-        if recipe.alpha == 0
-        else (
-            f"{recipe.alpha:g} x {config.objective} divergence at T = {config.temperature:g} "
-            f"({config.targets} targets) + {1 - recipe.alpha:g} x labels"
-        )
+def print_run(run: Run, role: Role, config: Config, model: Classifier, n: int) -> None:
+    """Print which network is trained on which digits, its targets and the batch arithmetic."""
+    recipe, steps = config.recipe(role), -(-n // config.batch_size)
+    targets = (
+        f"{recipe.alpha:g} x {config.objective} divergence at T = {config.temperature:g} "
+        f"({config.targets} targets) + {1 - recipe.alpha:g} x labels"
     )
     classes = "0123456789" if role == "teacher" else config.transfer
-    run.say(
-        f"run      {run.folder}\n"
-        f"model    {role} {recipe.layers}, {sum(p.numel() for p in model.parameters()):,} "
-        f"parameters, towards {towards}\n"
-        f"data     {n:,} training digits, classes {classes}, moved by up to {recipe.jitter} px\n"
-        f"batch    {size} = {world_size()} process(es) x {size / world_size():g}; "
-        f"{steps} steps x {recipe.epochs} epochs = {steps * recipe.epochs:,} steps"
+    print_setup(
+        run,
+        model=f"{role} {recipe.layers}, {sum(p.numel() for p in model.parameters()):,} "
+        f"parameters, towards {targets if recipe.alpha else 'labels'}",
+        data=f"{n:,} training digits, classes {classes}, moved by up to {recipe.jitter} px",
+        batch=f"{shares(config.batch_size)}; {steps} steps x {recipe.epochs} epochs = "
+        f"{steps * recipe.epochs:,} steps",
     )
 
 
@@ -48,92 +46,69 @@ def unseen_errors(model: Classifier, data: Split) -> int:
     return metrics.errors(outputs(model, data.unseen_images), data.unseen_labels)
 
 
-def finish_network(
+def write_network(
     run: Run, role: Role, config: Config, model: Classifier, teacher: Classifier | None, data: Split
 ) -> dict[str, Any]:
     """Evaluate a trained network and write its model/ folder; returns its metrics."""
     seconds = round(run.elapsed(), 1)
-    about = {"preset": run.preset, "role": role, "config": asdict(with_resume_cleared(config))}
-    found = evaluate(model, teacher, data, about) | {"training_seconds": seconds}
-    save_model(model, run.folder / "model", about | {"metrics": found})
-    return found
+    settings = training_settings(run.preset, config)
+    settings = {"preset": settings["preset"], "role": role, "config": settings["config"]}
+    result = evaluate(model, teacher, data, settings) | {"training_seconds": seconds}
+    save_model(model, run.folder / "model", settings | {"metrics": result})
+    return result
 
 
-def finish_run(
+def write_outputs(
     run: Run,
     config: Config,
     teacher: Classifier | None,
     data: Split,
-    found: dict[str, dict[str, Any]],
+    networks: dict[str, dict[str, Any]],
 ) -> None:
-    """Pictures, table and summary.json of the whole run."""
-    folder = run.folder / "pictures"
-    folders = {name: run.folder / name for name in found if (run.folder / name).is_dir()}
-    folders[config.roles()[-1]] = run.folder
-    records = {name: read_metrics(path) for name, path in folders.items()}
-    with full_disk_is_a_user_error(folder):
-        folder.mkdir(exist_ok=True)
+    """Write pictures/ and summary.json of the whole run, from the metrics of its networks."""
+    paths = {name: run.folder / name for name in networks if (run.folder / name).is_dir()}
+    paths[config.roles()[-1]] = run.folder
+    records = {name: read_metrics(path) for name, path in paths.items()}
+    with pictures_folder(run) as folder:
         pictures.curves(records, folder / "curves.png")
         if teacher is not None:
-            logits = outputs(teacher, data.unseen_images)
             pictures.dark_knowledge(
                 data.unseen_images,
                 data.unseen_labels,
-                logits,
+                outputs(teacher, data.unseen_images),
                 config.temperature,
                 folder / "dark_knowledge.png",
             )
     recipe = config.recipe(config.roles()[-1])._asdict()
-    summary = {"steps": run.step, "recipe": recipe, "unseen": found}
-    write_json(run.folder / "summary.json", summary)
-    run.say(f"\n{headline(found)}\n\npictures in {folder}, model in {run.folder / 'model'}")
-    if config.push_to_hub:
-        run.say(f"uploaded to {push(run.folder / 'model', config.push_to_hub)}")
+    finish_run(
+        run,
+        {"steps": run.step, "recipe": recipe, "unseen": networks},
+        f"\n{headline(networks)}\n\npictures in {folder}, model in {run.folder / 'model'}",
+    )
 
 
-def save_model(model: Classifier, path: Path, about: dict[str, Any]) -> None:
-    """A folder that ``from_pretrained`` and ``distillation.evaluate`` read, with its card."""
+def save_model(model: Classifier, path: Path, settings: dict[str, Any]) -> None:
+    """Write a folder that ``from_pretrained`` and ``distillation.evaluate`` read, with its card.
 
-    def write(folder: Path) -> None:
-        model.save_pretrained(folder)
-        write_json(folder / "training.json", about)
-        (folder / "README.md").write_text(card(about))
-
-    write_folder(path, write)
+    ``settings`` holds preset, role, config and metrics.
+    """
+    write_model(path, model.save_pretrained, card(settings), training=settings)
 
 
-def card(about: dict[str, Any]) -> str:
+def card(settings: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
-    role, config, found = about["role"], Config.stored(about["config"]), about["metrics"]
-    recipe = config.recipe(role)
-    options = "\n".join(f"| {name} | {value} |" for name, value in recipe._asdict().items())
-    if recipe.alpha:
-        told = ("temperature", "objective", "targets", "target_radius", "transfer")
-        options += "\n" + "\n".join(f"| {name} | {getattr(config, name)} |" for name in told)
-    return f"""---
-license: apache-2.0
-library_name: kl-zoo
-tags: [mnist, knowledge-distillation]
----
-# {role.capitalize()} on MNIST, preset `{about["preset"]}` of KL Zoo
-
-On {found["digits"]:,} unseen digits:
-
-```
-{headline({role: found})}
-```
-
-| option | value |
-|---|---|
-{options}
-| batch size | {config.batch_size} |
-| seed | {config.seed} |
-
-```python
-from distillation.model import Classifier
-
-model = Classifier.from_pretrained("path/to/this/folder")  # pixels [n, 784] in [0, 1] -> logits
-```
-
-Limits: made for MNIST; the metrics say nothing about other images.
-"""
+    role, config, result = settings["role"], Config.stored(settings["config"]), settings["metrics"]
+    options = config.recipe(role)._asdict()
+    if options["alpha"]:
+        names = "temperature objective targets target_radius transfer".split()
+        options |= {name: getattr(config, name) for name in names}
+    return model_card(
+        f"{role.capitalize()} on MNIST, preset `{settings['preset']}` of KL Zoo",
+        ["mnist", "knowledge-distillation"],
+        result=f"On {result['digits']:,} unseen digits:\n\n```\n{headline({role: result})}\n```",
+        options=options | {"batch size": config.batch_size, "seed": config.seed},
+        code="from distillation.model import Classifier\n\n"
+        'model = Classifier.from_pretrained("path/to/this/folder")  # pixels [n, 784] in [0, 1] '
+        "-> logits",
+        note="Limits: made for MNIST; the metrics say nothing about other images.",
+    )

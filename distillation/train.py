@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from distillation import objective
-from distillation import teacher as teachers
 from distillation.config import PRESETS, Config, Role
-from distillation.data import jittered, padded, shifts, transfer_set
+from distillation.data import jittered, padded, transfer_set
 from distillation.evaluate import NAMES, evaluate
 from distillation.model import Classifier
-from distillation.report import finish_network, finish_run, introduce, unseen_errors
+from distillation.report import print_run, unseen_errors, write_network, write_outputs
+from distillation.teacher import folder_of, load, soft_targets
 from shared import cli
 from shared.data.mnist import load_mnist
 from shared.data.splits import Split, split
@@ -30,7 +29,7 @@ from shared.training.seeding import NOISE, generator, permutation
 
 
 def divergence(config: Config, teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
-    """The chosen divergence at temperature T, [batch]."""
+    """The chosen divergence of logits [batch, classes] at temperature T, in nats [batch]."""
     t = config.temperature
     match config.objective:
         case "forward":
@@ -46,25 +45,15 @@ def divergence(config: Config, teacher: Tensor, student: Tensor, labels: Tensor)
             return target + config.nontarget * others
 
 
-def soft_targets(
-    config: Config, accelerator: Accelerator, guide: Classifier, data: Split, folder: Path
+def distillation_loss(
+    divergence: Tensor, cross_entropy: Tensor, *, temperature: float, alpha: float
 ) -> Tensor:
-    """The teacher's logits of the transfer set, [slots, n, classes], from the cache or computed."""
-    radius = {"clean": 0, "matching": config.jitter, "averaged": config.target_radius}
-    grid, average = shifts(radius[config.targets]), config.targets == "averaged"
-    path = Path(config.teacher_logits or folder / "teacher_logits.safetensors")
+    """alpha T^2 D_T + (1 - alpha) cross-entropy, [batch]; Hinton et al. 2015, section 2.
 
-    def prepare() -> str:
-        mode = f"average {average}, precision {config.mixed_precision}"
-        mark = teachers.fingerprint(guide, data.images, grid, mode)
-        if not path.exists():
-            found = teachers.logits(
-                guide, data.images, grid, average=average, autocast=accelerator.autocast()
-            )
-            teachers.write_cache(path, found, mark)
-        return mark
-
-    return teachers.read_cache(path, on_main(accelerator, prepare)).to(accelerator.device)
+    A divergence at temperature T has gradients that shrink as 1 / T^2 (section 2.1); the factor
+    T^2 makes up for it.
+    """
+    return alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy
 
 
 def train_network(
@@ -77,9 +66,9 @@ def train_network(
     network = Classifier(recipe.layers, recipe.dropout, recipe.input_dropout)
     evaluated = Classifier(recipe.layers, recipe.dropout, recipe.input_dropout).to(device)
     optimizers = muon_and_adam(network, [], 0.0, recipe.lr)
-    accelerator.free_memory()  # it is to know this stage's model alone
+    accelerator.free_memory()  # forget the model of the stage before
     model, *optimizers = accelerator.prepare(network, *optimizers)
-    introduce(run, role, config, evaluated, len(data.images))
+    print_run(run, role, config, evaluated, len(data.images))
     run.attach(model, optimizers)
 
     images, n, size = padded(data.images), len(data.images), config.batch_size
@@ -94,17 +83,12 @@ def train_network(
 
             logits = model(own_rows(x), rng, len(rows)).float()
             labels = own_rows(data.labels[rows])
-            if targets is None:
-                loss = objective.cross_entropy(logits, labels)
-            else:
+            loss = objective.cross_entropy(logits, labels)
+            if targets is not None:
                 slot = shifted if len(targets) > 1 else torch.zeros_like(shifted)
-                soft = own_rows(targets[slot, rows])
-                loss = objective.distillation_loss(
-                    divergence(config, soft, logits, labels),
-                    logits,
-                    labels,
-                    temperature=config.temperature,
-                    alpha=recipe.alpha,
+                soft = divergence(config, own_rows(targets[slot, rows]), logits, labels)
+                loss = distillation_loss(
+                    soft, loss, temperature=config.temperature, alpha=recipe.alpha
                 )
             loss = global_sum(loss.sum()) / len(rows)
             wrong = global_sum((logits.argmax(-1) != labels).sum()) / len(rows)
@@ -130,14 +114,12 @@ def train_network(
 
 
 def refuse_stage(resume: Path) -> None:
-    """A stage is resumed as a part of its run only: what comes after it needs the whole.
-
-    Raises:
-        UserError: ``--resume`` names the folder of a stage.
-    """
+    """Raise UserError if ``--resume`` names a stage: it is resumed with its run, which goes on."""
     stage = next((p for p in (resume, resume.parent.parent) if p.name in NAMES[:-1]), None)
     if stage is not None and (stage.parent / "checkpoints").is_dir():
-        raise UserError(f"--resume {resume}: is a stage of a run; --resume {stage.parent}")
+        raise UserError(
+            f"--resume {resume}: this is a stage of a run; name the run, --resume {stage.parent}"
+        )
 
 
 def train(preset: str, config: Config) -> None:
@@ -151,33 +133,33 @@ def train(preset: str, config: Config) -> None:
         config.test_size,
     )
     transfer = transfer_set(data, config.transfer)
-    guide, found = None, dict[str, Any]()
+    teacher, networks = None, dict[str, Any]()
     if config.teacher:
-        guide, about = teachers.load(teachers.named(config.teacher), device)
-        found["teacher"] = evaluate(guide, None, data, about)
+        teacher, settings = load(folder_of(config.teacher), device)
+        networks["teacher"] = evaluate(teacher, None, data, settings)
     refuse_stage(Path(config.resume))
     folder = on_main(accelerator, lambda: claim("distillation", preset, config))
 
     for role in config.roles():
-        own = folder if role == config.roles()[-1] else folder / role
-        if own != folder and is_complete(own / "model"):
-            network, about = teachers.load(own, device)
-            found[role] = about["metrics"]
+        path = folder if role == config.roles()[-1] else folder / role
+        if path != folder and is_complete(path / "model"):
+            network, settings = load(path, device)
+            networks[role] = settings["metrics"]
         else:
             digits, targets = data if role == "teacher" else transfer, None
-            if config.recipe(role).alpha > 0 and guide is not None:
-                targets = soft_targets(config, accelerator, guide, digits, folder)
-            run = open_stage("distillation", preset, config, accelerator, own)
+            if config.recipe(role).alpha > 0 and teacher is not None:
+                targets = soft_targets(config, accelerator, teacher, digits, folder)
+            run = open_stage("distillation", preset, config, accelerator, path)
             try:
                 network = train_network(role, config, run, digits, targets)
             except Interrupted as stop:
                 raise Interrupted(stop.exit_code - 128, folder) from None
             run.save()
-            finish = partial(finish_network, run, role, config, network, guide, data)
-            found[role] = on_main(accelerator, finish)
-        guide = network if role == "teacher" else guide
+            write = partial(write_network, run, role, config, network, teacher, data)
+            networks[role] = on_main(accelerator, write)
+        teacher = network if role == "teacher" else teacher
     if run.close():
-        finish_run(run, config, guide, data, found)
+        write_outputs(run, config, teacher, data, networks)
 
 
 def main() -> None:

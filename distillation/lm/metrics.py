@@ -1,4 +1,4 @@
-"""How far a student is from its teacher on held-out text, in nats per token, and what they cost."""
+"""The distance of a student from its teacher on held-out text, in nats per token, and its cost."""
 
 import math
 import time
@@ -9,21 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillation.lm.data import Blocks
-from distillation.lm.objective import POSITIONS, Head
+from distillation.lm.objective import POSITIONS, HiddenStates
 from distillation.lm.teacher import PER_PASS
 from shared.kl import chunked_kl
 from shared.language_models.causal import LanguageModel
 from shared.training.seeding import EVALUATION, generator
 
-COMPARED = tuple(
-    """
-    kl_teacher_student kl_student_teacher agreement cross_entropy_student cross_entropy_teacher
-""".split()
+COMPARED = (
+    "kl_teacher_student",
+    "kl_student_teacher",
+    "agreement",
+    "cross_entropy_student",
+    "cross_entropy_teacher",
 )
 
 
 @torch.no_grad()
-def compare(teacher: Head, student: Head, tokens: Tensor) -> Tensor:
+def compare(teacher: HiddenStates, student: HiddenStates, tokens: Tensor) -> Tensor:
     """The quantities of COMPARED, at temperature 1: tokens [positions] -> [positions, 5]."""
     rows = []
     for start in range(0, len(tokens), POSITIONS):
@@ -66,34 +68,32 @@ def distance(
     student: LanguageModel,
     teacher: LanguageModel,
     blocks: Blocks,
-    table: dict[str, Tensor] | None = None,
+    teacher_outputs: HiddenStates | None = None,
 ) -> dict[str, Any]:
     """Every quantity of COMPARED with its standard error, and perplexities.
 
-    ``table`` has the teacher's hidden states of the blocks, if they are there already.
+    ``teacher_outputs`` are the teacher's hidden states of the blocks, if computed before.
     """
     student.eval()
     parts, documents = [], []
     for start in range(0, len(blocks.tokens), PER_PASS):
         rows = slice(start, start + PER_PASS)
         block = blocks.at(rows)
-        of_student = Head(*student(block.tokens[:, :-1])).at(block.counts)
-        of_teacher = (
-            Head(table["hidden"][rows], teacher.weight)
-            if table
-            else Head(*teacher(block.tokens[:, :-1]))
-        ).at(block.counts)
-        parts.append(compare(of_teacher, of_student, block.tokens[:, 1:][block.counts]))
+        q = HiddenStates(*student(block.tokens[:, :-1]))
+        if teacher_outputs is None:
+            p = HiddenStates(*teacher(block.tokens[:, :-1]))
+        else:
+            p = teacher_outputs.at(rows)
+        next_tokens = block.tokens[:, 1:][block.counts]
+        parts.append(compare(p.at(block.counts), q.at(block.counts), next_tokens))
         documents.append(block.document[:, None].expand_as(block.counts)[block.counts])
     values = torch.cat(parts)
     means, errors = mean_and_error(values, torch.cat(documents))
-    found = {name: mean.item() for name, mean in zip(COMPARED, means, strict=True)}
-    for name, error in zip(COMPARED, errors, strict=True):
-        found[f"{name}_standard_error"] = error.item()
+    result = dict(zip(COMPARED, means.tolist(), strict=True))
+    result |= {f"{n}_standard_error": e for n, e in zip(COMPARED, errors.tolist(), strict=True)}
     for who in ("student", "teacher"):
-        found[f"perplexity_{who}"] = math.exp(found[f"cross_entropy_{who}"])
-    counted = {"tokens": len(values), "documents": len(blocks.document.unique())}
-    return found | counted
+        result[f"perplexity_{who}"] = math.exp(result[f"cross_entropy_{who}"])
+    return result | {"tokens": len(values), "documents": len(blocks.document.unique())}
 
 
 def cost(model: LanguageModel, prompts: Tensor, new: int = 16) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def cost(model: LanguageModel, prompts: Tensor, new: int = 16) -> dict[str, Any]
         model(prompts[:1])
         started = clock()
         hidden, weight = model(prompts)
-        Head(hidden[:, -1], weight).logits()
+        HiddenStates(hidden[:, -1], weight).logits()
         read = clock()
         model.complete(prompts, uniforms)
         written = clock()

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from distillation.lm import objective
 from distillation.lm.config import PRESETS, Config
-from distillation.lm.data import Blocks
-from distillation.lm.lessons import prepare, read_blocks
+from distillation.lm.data import Blocks, read_blocks
 from distillation.lm.model import hidden_matrices, load, start_student, trainable
-from distillation.lm.objective import Head, TopK
-from distillation.lm.report import finish, introduce, unseen_metrics
+from distillation.lm.objective import HiddenStates, TopK
+from distillation.lm.report import print_run, unseen_metrics, write_outputs
+from distillation.lm.teacher import prepare
 from distillation.lm.trl import train_with_trl
 from shared import cli
 from shared.errors import UserError
@@ -26,19 +26,26 @@ from shared.training.batches import micro_batches, stream
 from shared.training.optim import muon_and_adam, set_rates, warmup_cosine
 
 
-def loss_sum(config: Config, student: Head, teacher: Head | TopK | None, part: Blocks) -> Tensor:
-    """The chosen objective over the predictions of a micro-batch that count, summed, in nats."""
+def loss_sum(
+    config: Config, student: HiddenStates, teacher: HiddenStates | TopK | None, part: Blocks
+) -> Tensor:
+    """The chosen objective over the predictions of a micro-batch that count, summed, in nats.
+
+    T^2 D_T(teacher, student) at temperature T: the factor keeps the size of the gradient
+    (Hinton et al. 2015, section 2.1). Without a teacher, the cross-entropy with the text.
+    """
+    t, counts = config.temperature, part.counts
     precision = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
-    student = student.at(part.counts).to(precision)
+    student = student.at(counts).to(precision)
     match teacher:
         case None:
-            return objective.cross_entropy(student, part.tokens[:, 1:][part.counts])
+            return objective.cross_entropy(student, part.tokens[:, 1:][counts])
         case TopK():
-            return objective.topk(teacher.at(part.counts), student, config.temperature)
-        case Head():
-            compute = objective.full if config.logits == "full" else objective.chunked
-            target = teacher.at(part.counts).to(precision)
-            return compute(config.objective, target, student, config.temperature, config.skew)
+            return t**2 * objective.topk(teacher.at(counts), student, t)
+        case HiddenStates():
+            divergence = objective.full if config.logits == "full" else objective.chunked
+            target = teacher.at(counts).to(precision)
+            return t**2 * divergence(config.objective, target, student, t, config.skew)
 
 
 def train(preset: str, config: Config) -> None:
@@ -59,51 +66,51 @@ def train(preset: str, config: Config) -> None:
     optimizers = muon_and_adam(trained, orthogonal, config.muon_lr, config.lr)
     blocks, unseen = on_main(accelerator, lambda: read_blocks(config, tokenizer))
     run = Run("distill-lm", preset, config, accelerator)
-    lessons = prepare(config, run, teacher.to(device), tokenizer, blocks, unseen)
+    data = prepare(config, run, teacher.to(device), tokenizer, blocks, unseen)
     evaluated = copy.deepcopy(student)
     model, *optimizers = accelerator.prepare(student, *optimizers)
-    introduce(run, config, student, lessons)
+    print_run(run, config, student, data)
     run.attach(model, optimizers)
 
     steps = -(-config.epoch_blocks // config.batch_size) * config.epochs
     while run.epoch < config.epochs:
         first = run.epoch * config.epoch_blocks
-        order = stream(len(lessons.blocks.tokens), config.seed, first, config.epoch_blocks)
+        order = stream(len(data.blocks.tokens), config.seed, first, config.epoch_blocks)
         model.train()
         for rows in run.batches(order.to(device), config.batch_size):
             set_rates(optimizers, warmup_cosine(run.step, config.warmup, steps))
-            sampled = lessons.on_policy(run.step, student, rows)
-            blocks = lessons.blocks.at(rows) if sampled is None else sampled
-            counted = blocks.how_many_count(f"step {run.step}")
+            sampled = data.on_policy(run.step, student, rows)
+            blocks = data.blocks.at(rows) if sampled is None else sampled
+            count = blocks.count_or_raise(f"step {run.step}")
 
             loss = torch.zeros((), device=device)
             parts = micro_batches(len(rows), config.micro_batch)
             for number, (own, idle) in enumerate(parts, 1):
-                part = blocks.at(own).silenced(idle)
-                answers = lessons.answers(part, rows[own] if sampled is None else None)
+                part = blocks.at(own).masked(idle)
+                outputs = data.outputs(part, rows[own] if sampled is None else None)
                 with nullcontext() if number == len(parts) else accelerator.no_sync(model):
-                    student_head = Head(*model(part.tokens[:, :-1]))
-                    total = loss_sum(config, student_head, answers, part)
-                    accelerator.backward(total / counted * world_size())  # DDP averages
-                loss += total.detach() / counted
+                    states = HiddenStates(*model(part.tokens[:, :-1]))
+                    total = loss_sum(config, states, outputs, part)
+                    accelerator.backward(total / count * world_size())  # DDP averages
+                loss += total.detach() / count
             loss = global_sum(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
             run.refuse_non_finite(loss=loss, gradient_norm=norm)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-            run.stepped(loss=loss, tokens=torch.tensor(counted))
+            run.stepped(loss=loss, tokens=torch.tensor(count))
 
         metrics = run.end_epoch()
         if weights := run.weights():
             evaluated.load_state_dict(weights)
-            metrics |= unseen_metrics(evaluated, lessons)
+            metrics |= unseen_metrics(evaluated, data)
         run.report_epoch(metrics, config.epochs, ".3f")
 
     weights = run.weights()
     if run.close():
         evaluated.load_state_dict(weights)
-        finish(run, config, evaluated, lessons)
+        write_outputs(run, config, evaluated, data)
 
 
 def main() -> None:

@@ -8,9 +8,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 from distillation.lm.config import Config
-from distillation.lm.lessons import Lessons, prepare, read_blocks
+from distillation.lm.data import read_blocks
 from distillation.lm.model import load, start_student, trainable
-from distillation.lm.report import finish, introduce, unseen_metrics
+from distillation.lm.report import print_run, unseen_metrics, write_outputs
+from distillation.lm.teacher import TeacherData, prepare
 from shared.errors import UserError
 from shared.language_models.causal import LanguageModel, locate
 from shared.language_models.trl import arguments, third_party, train_with
@@ -25,21 +26,25 @@ BETA = {"forward": 0.0, "js": 0.5, "reverse": 1.0}  # TRL's name for the choice 
 class Unseen(TrainerCallback):
     """Adds the distance on held-out text to what the trainer logs, once an epoch of ours."""
 
-    def __init__(self, run: Run, config: Config, student: LanguageModel, lessons: Lessons) -> None:
-        self.run, self.student, self.lessons = run, student, lessons
+    def __init__(self, run: Run, config: Config, student: LanguageModel, data: TeacherData) -> None:
+        self.run, self.student, self.data = run, student, data
         self.size, self.every = config.batch_size, steps_of_an_epoch(config)
 
     @override
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **state_of_trainer: Any,
     ) -> None:
-        logs: dict[str, float] = given["logs"]
+        logs: dict[str, float] = state_of_trainer["logs"]
         if "loss" in logs and state.global_step % self.every == 0 and state.is_world_process_zero:
             lines = [*read_metrics(self.run.folder), logs][-self.every :]
             lengths = [line["completions/mean_length"] for line in lines]
             logs["tokens"] = self.size * mean(lengths)  # of a step
-            logs |= unseen_metrics(self.student, self.lessons)
-            given["model"].train()
+            logs |= unseen_metrics(self.student, self.data)
+            state_of_trainer["model"].train()
 
 
 def steps_of_an_epoch(config: Config) -> int:
@@ -68,8 +73,8 @@ def train_with_trl(preset: str, config: Config) -> None:
     trainable(student, config.train_embeddings)
     blocks, unseen = on_main(accelerator, lambda: read_blocks(config, tokenizer))
     run = Run("distill-lm", preset, config, accelerator)
-    lessons = prepare(config, run, teacher.to(accelerator.device), tokenizer, blocks, unseen)
-    introduce(run, config, student, lessons)
+    data = prepare(config, run, teacher.to(accelerator.device), tokenizer, blocks, unseen)
+    print_run(run, config, student, data)
     tokenizer.padding_side = "left"
     every = steps_of_an_epoch(config)
     with third_party():
@@ -95,6 +100,6 @@ def train_with_trl(preset: str, config: Config) -> None:
             ),
             processing_class=tokenizer,
         )
-    trainer.add_callback(Unseen(run, config, student, lessons))
+    trainer.add_callback(Unseen(run, config, student, data))
     if train_with(trainer, run, config.checkpoint_every * every):
-        finish(run, config, student, lessons)
+        write_outputs(run, config, student, data)

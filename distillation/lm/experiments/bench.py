@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillation.lm.objective import Head, chunked
+from distillation.lm.objective import HiddenStates, chunked
 from shared import cli
 from shared.config import Count
 from shared.experiments.bench import check_json, measure_alone
@@ -54,19 +54,19 @@ class Options:
     """Measure this row once, at the first vocabulary, in this process, and print it as JSON."""
 
 
-def heads(positions: int, vocabulary: int, width: int) -> tuple[Head, Head]:
+def heads(positions: int, vocabulary: int, width: int) -> tuple[HiddenStates, HiddenStates]:
     """Teacher and student whose predictions are a few tenths of a nat apart."""
     rng = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng)
 
-    teacher = Head(normal(positions, width), normal(vocabulary, width).mul_(3 / width**0.5))
+    teacher = HiddenStates(normal(positions, width), normal(vocabulary, width).mul_(3 / width**0.5))
     hidden = teacher.hidden + 0.3 * normal(positions, width)
-    return teacher, Head(hidden.requires_grad_(), teacher.weight.clone().requires_grad_())
+    return teacher, HiddenStates(hidden.requires_grad_(), teacher.weight.clone().requires_grad_())
 
 
-def loss(row: Row, teacher: Head, student: Head) -> Tensor:
+def loss(row: Row, teacher: HiddenStates, student: HiddenStates) -> Tensor:
     """KL(teacher || student) in nats, the mean over positions."""
     n = len(teacher.hidden)
     match row:

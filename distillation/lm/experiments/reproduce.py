@@ -16,8 +16,8 @@ import torch
 
 from distillation.lm import pictures
 from distillation.lm.config import PRESETS
+from distillation.lm.data import read_blocks
 from distillation.lm.evaluate import evaluate
-from distillation.lm.lessons import read_blocks
 from distillation.lm.model import load, start_student
 from shared import cli
 from shared.errors import UserError

@@ -189,7 +189,7 @@ def test_cached_equals_live(
     refused(
         train(processes, *argv, "--length", "9", "--out", tmp_path / "other"),
         f"--teacher-cache {cache}",
-        "belongs to another teacher, other text",
+        "belongs to another teacher, other data",
     )
 
 

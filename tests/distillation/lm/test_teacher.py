@@ -1,14 +1,19 @@
-"""The teacher's answers: stored ones are the live ones, and a foreign file is refused."""
+"""The teacher's outputs: stored ones are the live ones, and a foreign file is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from distillation.lm import teacher
-from distillation.lm.objective import Head, TopK
-from distillation.lm.teacher import ask, fingerprint, look_up, stored, tabulate, write_texts
+from distillation.lm.config import Config
+from distillation.lm.data import Blocks
+from distillation.lm.objective import HiddenStates, TopK
+from distillation.lm.teacher import prepare, write_texts
 from shared.errors import UserError
 from tests import tiny
 
@@ -16,51 +21,60 @@ TOKENS = torch.randint(3, tiny.VOCABULARY, (20, 9), generator=torch.Generator())
 ROWS = torch.tensor([7, 0, 19])
 
 
+def outputs(path: str, topk: int = 0, temperature: float = 1.0, **changed: Any) -> Any:
+    """The tiny teacher, and its outputs for the training blocks ROWS, stored at ``path`` if any."""
+    logits: Any = "topk" if topk else "chunked"
+    config = Config(
+        logits=logits, topk=topk or 1, temperature=temperature, teacher_cache=path, **changed
+    )
+    blocks = Blocks(TOKENS, torch.ones(20, 8).bool(), torch.zeros(20))
+    run: Any = SimpleNamespace(
+        accelerator=Accelerator(cpu=True), say=print, on_main=lambda action: action()
+    )
+    data = prepare(config, run, tiny.model(), tiny.tokenizer(), blocks, blocks.at(ROWS))
+    return data, data.outputs(blocks.at(ROWS), ROWS)
+
+
 def test_stored_hidden_states_are_the_live_ones(tmp_path: Path) -> None:
-    teacher, path = tiny.model(), tmp_path / "a.safetensors"
-    table = stored(path, "--x", "f", lambda: tabulate(teacher, TOKENS))
-    live, kept = ask(teacher, TOKENS[ROWS]), look_up(table, ROWS, teacher.weight)
-    assert isinstance(live, Head)
-    assert isinstance(kept, Head)
-    assert torch.allclose(live.hidden, kept.hidden, atol=1e-6)
-    assert kept.weight is live.weight
+    path = str(tmp_path / "a.safetensors")
+    _, live = outputs("")
+    for _ in ("writes it", "reads it"):
+        data, kept = outputs(path)
+        assert isinstance(live, HiddenStates)
+        assert isinstance(kept, HiddenStates)
+        assert torch.allclose(live.hidden, kept.hidden, atol=1e-6)
+        assert kept.weight is data.teacher.weight
 
 
 def test_stored_topk_is_the_live_one(tmp_path: Path) -> None:
-    teacher, path = tiny.model(), tmp_path / "a.safetensors"
-    table = stored(path, "--x", "f", lambda: tabulate(teacher, TOKENS, 4, temperature=2.0))
-    live, kept = ask(teacher, TOKENS[ROWS], 4, 2.0), look_up(table, ROWS, teacher.weight)
+    path = str(tmp_path / "a.safetensors")
+    (data, live), (_, kept) = outputs("", 4, 2.0), outputs(path, 4, 2.0)
     assert isinstance(live, TopK)
     assert isinstance(kept, TopK)
     assert torch.equal(live.tokens, kept.tokens)
     assert torch.allclose(live.log_p, kept.log_p, atol=1e-6)
-    hidden, weight = teacher(TOKENS[ROWS, :-1])
+    hidden, weight = data.teacher(TOKENS[ROWS, :-1])
     expected = torch.softmax(hidden @ weight.T / 2, -1).sort(-1, descending=True).values[..., :4]
     assert torch.allclose(live.log_p.exp(), expected, atol=1e-6)
 
 
-def test_the_fingerprint_changes_with_what_answers_depend_on() -> None:
-    teacher = tiny.model()
-    first = fingerprint(teacher, TOKENS, topk=3)
-    assert first == fingerprint(tiny.model(), TOKENS.clone(), topk=3)
-    assert first != fingerprint(teacher, TOKENS, topk=4)
-    assert first != fingerprint(teacher, TOKENS.flip(0), topk=3)
-    assert first != fingerprint(teacher, TOKENS.reshape(10, 18), topk=3)
-    with torch.no_grad():
-        teacher.trunk.layers[1].mlp.up_proj.weight[0, 0] += 1e-3
-    assert first != fingerprint(teacher, TOKENS, topk=3)
-
-
 def test_a_foreign_or_damaged_file_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    stored(path, "--teacher-cache", "one", lambda: {"hidden": torch.zeros(2)})
+    outputs(str(path), 4, 2.0)
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"--teacher-cache .* belongs to another teacher"):
-        stored(path, "--teacher-cache", "two", dict)
+    others: list[dict[str, Any]] = [
+        {"topk": 0},
+        {"topk": 3},
+        {"temperature": 1.0},
+        {"mixed_precision": "bf16"},
+    ]
+    for changed in others:
+        with pytest.raises(UserError, match=r"--teacher-cache .* belongs to another teacher"):
+            outputs(str(path), **({"topk": 4, "temperature": 2.0} | changed))
     assert path.read_bytes() == before
     path.write_bytes(before[:20])
     with pytest.raises(UserError, match=f"--teacher-cache {path}: cannot be read"):
-        stored(path, "--teacher-cache", "one", dict)
+        outputs(str(path), 4, 2.0)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
