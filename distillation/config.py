@@ -15,7 +15,7 @@ Role = Literal["teacher", "baseline", "student"]
 
 
 class Recipe(NamedTuple):
-    """What training one network takes; the same for baseline and student but for alpha."""
+    """Options of one network's training; baseline and student differ in alpha alone."""
 
     layers: str
     dropout: float
@@ -44,18 +44,18 @@ class Config(RunConfig):
     """Objective `decoupled`: weight of the KL of the wrong classes (Zhao et al. 2022: 1 to 8)."""
 
     stages: Literal["all", "teacher", "student"] = "all"
-    """all: teacher, baseline and distilled student. teacher: it alone. student: it alone, from
-    --teacher; with --alpha 0 that is a baseline."""
+    """all: teacher, baseline and distilled student. teacher or student: this
+    one alone, the student from --teacher; with --alpha 0 it is a baseline."""
     teacher: str = ""
     """Model folder or run folder of a trained teacher; `pretrained` is the committed one. Empty:
     train one."""
     targets: Literal["clean", "matching", "averaged"] = "averaged"
-    """What the teacher sees: the digit as it is; shifted as the student sees it; or all shifts up
-    to --target-radius, its logits averaged."""
+    """The teacher's view of a digit: as it is; shifted as the student sees it; or all shifts up to
+    --target-radius, the logits averaged."""
     target_radius: Pixels = 1
     """Targets `averaged`: largest shift, in pixels."""
     teacher_logits: str = ""
-    """File of the teacher's cached logits, written if it is not there. Empty: in the run folder."""
+    """File of the teacher's logits, written if it does not exist. Empty: in the run folder."""
 
     teacher_layers: str = "conv-16-32-32"
     """conv- and the channels of three convolutions, or the units of an MLP's hidden layers
@@ -73,7 +73,7 @@ class Config(RunConfig):
     """Largest random shift of the teacher's digits, in pixels (Hinton et al. 2015: 2)."""
 
     student_layers: str = "800-800"
-    """The student's; without dropout (Hinton et al. 2015: 800-800, 300-300, 30-30)."""
+    """The student's, without dropout (Hinton et al. 2015: 800-800, 300-300, 30-30)."""
     epochs: Count = 40
     """The students' passes over the training digits."""
     lr: Positive = 3e-3
@@ -93,15 +93,15 @@ class Config(RunConfig):
     validation: CountOrZero = 0
     """Training digits held out and evaluated instead of the test digits; for choosing options."""
     train_size: CountOrZero = 0
-    """Use only so many training digits. 0: all."""
+    """Use only this many training digits. 0: all."""
     test_size: CountOrZero = 0
-    """Evaluate only so many digits. 0: all."""
+    """Evaluate only this many digits. 0: all."""
     evaluate_every: Count = 5
     """Epochs between counts of the errors on unseen digits."""
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> "Config":
-        """From a saved configuration; options that there are no longer are passed over."""
+        """From a saved configuration; options that no longer exist are ignored."""
         names = {field.name for field in fields(cls)} & values.keys()
         return cls(**{name: values[name] for name in names})
 
@@ -112,7 +112,7 @@ class Config(RunConfig):
         return ("baseline", "student") if self.teacher else ("teacher", "baseline", "student")
 
     def role_of(self, folder: str) -> Role:
-        """The network whose run folder has this name within the run, or is the run."""
+        """The network that a stage's folder is named after, or the last, in the run's own folder."""
         return next((role for role in self.roles()[:-1] if role == folder), self.roles()[-1])
 
     def recipe(self, role: Role) -> Recipe:
@@ -137,23 +137,25 @@ class Config(RunConfig):
         )
 
     def conflicts(self) -> list[str]:
-        """Combinations that mean nothing, each with what to change."""
-        found = []
+        """Combinations that make no sense, each with what to change."""
+        problems = []
         for name in ("student_layers", "teacher_layers"):
             if not LAYERS.fullmatch(value := getattr(self, name)):
-                found.append(f"{option(name)} {value}: must be like 800-800 or conv-16-32-32")
+                problems.append(f"{option(name)} {value}: must be like 800-800 or conv-16-32-32")
         for name in ("dropout", "input_dropout", "skew"):
             if getattr(self, name) == 1:
-                found.append(f"{option(name)} 1.0: must be below 1")
+                problems.append(f"{option(name)} 1.0: must be below 1")
         if not self.transfer or set(self.transfer) - set("0123456789"):
-            found.append(f"--transfer {self.transfer!r}: must be classes, such as 012456789")
+            problems.append(f"--transfer {self.transfer!r}: must be classes, such as 012456789")
         if self.stages == "teacher" and self.teacher:
-            found.append(f"--teacher {self.teacher}: --stages teacher trains one")
+            problems.append(f"--teacher {self.teacher}: --stages teacher trains one")
         if self.stages == "student" and not self.teacher and self.alpha > 0:
-            found.append("--stages student: needs --teacher, or --alpha 0")
+            problems.append("--stages student: needs --teacher, or --alpha 0")
         if self.validation >= 60_000:
-            found.append(f"--validation {self.validation}: must be below the 60000 training digits")
-        return found
+            problems.append(
+                f"--validation {self.validation}: must be below the 60000 training digits"
+            )
+        return problems
 
 
 PRESETS = {

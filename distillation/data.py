@@ -1,4 +1,4 @@
-"""From grey levels to what a network sees: shifted digits in [0, 1], and transfer sets."""
+"""Digits from grey levels to a network's input: shifts, pixels in [0, 1], transfer sets."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ PAD = 2  # the largest shift in pixels
 
 
 def shifts(radius: int) -> list[tuple[int, int]]:
-    """Every (down, right) up to so many pixels, (2 radius + 1)**2 in all."""
+    """Every (down, right) of up to ``radius`` pixels, (2 radius + 1)**2 in all."""
     span = range(-radius, radius + 1)
     return [(down, right) for down in span for right in span]
 
@@ -24,7 +24,7 @@ def padded(images: Tensor) -> Tensor:
 
 
 def window(down: Tensor, right: Tensor) -> Tensor:
-    """Where a shifted digit's pixels lie in a padded one: shifts [...] -> indices [..., 784]."""
+    """Indices of a shifted digit's pixels in a padded one: shifts [...] -> [..., 784]."""
     side = SIDE + 2 * PAD
     rows = torch.arange(SIDE, device=down.device)
     pixels = (rows[:, None] * side + rows).flatten()
@@ -32,7 +32,7 @@ def window(down: Tensor, right: Tensor) -> Tensor:
 
 
 def shift(images: Tensor, down: int, right: int) -> Tensor:
-    """All images [n, 784] moved by the same number of pixels; what enters is black."""
+    """All images [n, 784] moved by the same number of pixels; the edges become black."""
     moved = window(torch.tensor(down), torch.tensor(right)).to(images.device)
     return padded(images)[:, moved]
 
@@ -43,8 +43,9 @@ def jittered(
     """A batch, each digit moved by a random shift of :func:`shifts`.
 
     Args:
-        images: of :func:`padded`, [n, 1024].
-        rows: which of them, [batch].
+        images: from :func:`padded`, [n, 1024].
+        rows: the batch's rows of ``images``, [batch].
+        radius: largest shift in pixels.
 
     Returns:
         pixels in [0, 1] [batch, 784], and the number of each digit's shift [batch].
@@ -59,7 +60,7 @@ def transfer_set(data: Split, digits: str) -> Split:
     """Only the training digits of the classes named in ``digits``; all unseen ones stay.
 
     Raises:
-        UserError: there are none.
+        UserError: the training digits have none of these classes.
     """
     kept = torch.isin(data.labels, torch.tensor([int(digit) for digit in digits]).to(data.labels))
     if not kept.any():

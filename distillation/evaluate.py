@@ -34,7 +34,7 @@ class Options:
     """Run or model folder of the teacher that KL(teacher || student) is measured to. Empty: the
     one in --model, or that the model was trained with."""
     test_size: CountOrZero = 0
-    """Use only so many test digits. 0: all 10,000."""
+    """Use only this many test digits. 0: all 10,000."""
     data: str = "data"
     """Folder of the data sets."""
     json: str = ""

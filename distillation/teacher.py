@@ -19,7 +19,7 @@ from shared.run.checkpoint import check_architecture, read_model
 from shared.training.cache import fingerprint, stored
 
 PRETRAINED = Path("distillation/pretrained")
-ROWS = 250  # digits whose logits are computed at a time; more leave a CPU's caches
+ROWS = 250  # digits in a forward pass; more do not fit a CPU's caches
 
 
 def folder_of(name: str) -> Path:

@@ -26,11 +26,12 @@ class Config(RunConfig):
     teacher: str = "smollm2"
     """smollm2: SmolLM2-135M-Instruct, without a Hub. Or a model folder, or a model of the Hub."""
     layers: str = "0-11,27-29"
-    """The teacher's layers that the student starts with, counted from 0; all else is the
-    teacher's too."""
+    """The teacher's layers that the student starts with, counted from 0; embeddings and output
+    weights are the teacher's too. For models built like Llama."""
     student: str = ""
     """Start from this model folder or model of the Hub instead; a folder with a configuration but
-    no weights starts at random. Its vocabulary must be the teacher's."""
+    no weights starts at random, and needs --train-embeddings, or these stay random. Its vocabulary
+    must be the teacher's."""
     train_embeddings: bool = False
     """Also train the embeddings and, where they are tied to them, the output weights."""
 
@@ -38,15 +39,15 @@ class Config(RunConfig):
     """brown: the Brown corpus. Or a text file (documents between blank lines), a folder of .txt
     files, or a data set of the Hub with a column `text`. Every tenth document is held out."""
     completions: Literal["text", "teacher"] = "text"
-    """What follows the prompt of --prompt tokens in training: the text itself, or a continuation
-    sampled once from the teacher, of the blocks that the run will get to."""
+    """What follows the first --prompt tokens in training: the text itself, or a continuation
+    sampled once from the teacher, of the blocks that the run will use."""
     on_policy: Share = 0.0
-    """Share of the steps whose completions are sampled from the student as it is (Agarwal et al.
+    """Share of the steps whose completions are sampled from the current student (Agarwal et al.
     2024, lambda)."""
     length: Count = 128
     """Predictions in a block of text."""
     prompt: CountOrZero = 0
-    """Tokens at the start of a block that are given and not counted in the loss."""
+    """Tokens at the start of a block that are not counted in the loss."""
 
     logits: Logits = "chunked"
     """chunked: computed from hidden states for a few positions at a time, never stored. full: of
@@ -54,15 +55,15 @@ class Config(RunConfig):
     topk: Count = 64
     """Logits `topk`: how many of the teacher's probabilities are kept."""
     teacher_cache: str = ""
-    """File with what the teacher says about the training blocks, written if it is not there.
-    Empty: the teacher runs at every step."""
+    """File of the teacher's outputs for the training blocks, written if it does not exist. Empty:
+    the teacher runs at every step."""
 
     epochs: Count = 22
     """Evaluations, each after --epoch-blocks blocks."""
     epoch_blocks: Count = 256
-    """Blocks between evaluations; the text is gone through again when it is used up."""
+    """Blocks between evaluations; the text is read again when it is used up."""
     train_blocks: CountOrZero = 0
-    """Train on only so many blocks, the first of every document before its second. 0: all."""
+    """Train on only this many blocks, the first of every document before its second. 0: all."""
     batch_size: Count = 4
     """Blocks per step over all processes together."""
     micro_batch: Count = 8
@@ -86,33 +87,33 @@ class Config(RunConfig):
 
     def conflicts(self) -> list[str]:
         """Combinations that mean nothing, each with what to change."""
-        found = []
+        problems = []
         if not LAYERS.fullmatch(self.layers):
-            found.append(f"--layers {self.layers!r}: must be numbers and ranges like 0-11,27-29")
+            problems.append(f"--layers {self.layers!r}: must be numbers and ranges like 0-11,27-29")
         if self.prompt >= self.length:
-            found.append(f"--prompt {self.prompt}: must be below --length {self.length}")
+            problems.append(f"--prompt {self.prompt}: must be below --length {self.length}")
         samples = self.completions == "teacher" or self.on_policy or self.backend == "trl"
         if samples and self.prompt == 0:
-            found.append("--prompt 0: sampled completions need a prompt of at least 1 token")
+            problems.append("--prompt 0: sampled completions need a prompt of at least 1 token")
         if self.objective == "skew" and self.skew == 1:
-            found.append("--skew 1: must be below 1")
+            problems.append("--skew 1: must be below 1")
         if self.logits == "topk" and self.objective not in ("forward", "ce"):
-            found.append(f"--logits topk: only with --objective forward, not {self.objective}")
+            problems.append(f"--logits topk: only with --objective forward, not {self.objective}")
         if self.objective == "ce" and self.on_policy:
-            found.append("--objective ce: learns from text, not from the student's own samples")
+            problems.append("--objective ce: learns from text, not from the student's own samples")
         if self.teacher_cache and (self.on_policy == 1 or self.objective == "ce"):
-            found.append("--teacher-cache: there is nothing to cache in this run")
-        return found + (self._conflicts_of_trl() if self.backend == "trl" else [])
+            problems.append("--teacher-cache: there is nothing to cache in this run")
+        return problems + (self._conflicts_of_trl() if self.backend == "trl" else [])
 
     def _conflicts_of_trl(self) -> list[str]:
-        found = []
+        problems = []
         if self.objective not in ("forward", "reverse", "js"):
-            found.append(f"--objective {self.objective}: --backend trl has forward, reverse, js")
+            problems.append(f"--objective {self.objective}: --backend trl has forward, reverse, js")
         if self.on_policy != 1:
-            found.append(f"--on-policy {self.on_policy}: --backend trl needs 1")
+            problems.append(f"--on-policy {self.on_policy}: --backend trl needs 1")
         if self.optimizer != "adam":
-            found.append(f"--optimizer {self.optimizer}: --backend trl has adam")
-        return found
+            problems.append(f"--optimizer {self.optimizer}: --backend trl has adam")
+        return problems
 
 
 PRESETS = {

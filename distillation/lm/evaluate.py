@@ -29,7 +29,7 @@ PROMPT, NEW = 24, 32  # their tokens
 
 @dataclass(frozen=True)
 class Options:
-    """Measure how far a student is from its teacher on held-out text; nats per token."""
+    """Measure the distance of a student from its teacher on held-out text; nats per token."""
 
     model: str = "runs/distill-lm-default"
     """Run folder, model folder, or a model of the Hub."""
@@ -59,15 +59,15 @@ def evaluate(
     blocks: Blocks,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Distance from the teacher, what either costs, and what either writes; in float32."""
-    found = distance(student, teacher, blocks)
+    """Distance from the teacher, and the cost and the continuations of both; in float32."""
+    metrics = distance(student, teacher, blocks)
     prompts = blocks.tokens[:8, :PROMPT]
-    found["student"], found["teacher"] = cost(student, prompts), cost(teacher, prompts)
-    found["peak_memory_bytes"] = _peak_memory(prompts.device)
+    metrics["student"], metrics["teacher"] = cost(student, prompts), cost(teacher, prompts)
+    metrics["peak_memory_bytes"] = _peak_memory(prompts.device)
     rng = generator("cpu", seed, EVALUATION)
     uniforms = torch.rand(SHOWN, NEW, generator=rng).to(prompts.device)
     written = [model.complete(prompts[:SHOWN], uniforms) for model in (student, teacher)]
-    found["continuations"] = [
+    metrics["continuations"] = [
         {
             "prompt": tokenizer.decode(prompt),
             "student": tokenizer.decode(ours[PROMPT:]),
@@ -75,11 +75,11 @@ def evaluate(
         }
         for prompt, ours, theirs in zip(prompts, *written, strict=False)
     ]
-    return found
+    return metrics
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Of this process so far; on a GPU of its tensors alone."""
+    """Bytes of this process so far; on a GPU those of its tensors alone."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -143,7 +143,9 @@ def _trained_by(folder: Path) -> str:
     try:
         name: str = json.loads((folder / "training.json").read_text())["config"]["teacher"]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"--model {folder}: does not say who taught it, name --teacher") from error
+        raise UserError(
+            f"--model {folder}: does not name its teacher; name it by --teacher"
+        ) from error
     return name
 
 

@@ -26,7 +26,7 @@ COMPARED = (
 
 @torch.no_grad()
 def compare(teacher: HiddenStates, student: HiddenStates, tokens: Tensor) -> Tensor:
-    """The quantities of COMPARED, at temperature 1: tokens [positions] -> [positions, 5]."""
+    """The metrics of COMPARED at temperature 1: tokens [positions] -> [positions, 5]."""
     rows = []
     for start in range(0, len(tokens), POSITIONS):
         part = slice(start, start + POSITIONS)
@@ -70,7 +70,7 @@ def distance(
     blocks: Blocks,
     teacher_outputs: HiddenStates | None = None,
 ) -> dict[str, Any]:
-    """Every quantity of COMPARED with its standard error, and perplexities.
+    """Every metric of COMPARED with its standard error, and perplexities.
 
     ``teacher_outputs`` are the teacher's hidden states of the blocks, if computed before.
     """

@@ -16,7 +16,7 @@ def load(option: str, name: str, root: Path) -> tuple[LanguageModel, PreTrainedT
     A student's folder may have a configuration and no weights: it starts at random.
 
     Raises:
-        UserError: nothing there, no causal language model, or the Hub cannot be reached.
+        UserError: no such model, not a causal language model, or the Hub cannot be reached.
     """
     model, tokenizer = load_causal(option, name, root, may_be_random=option == "--student")
     return LanguageModel(model), tokenizer
@@ -24,22 +24,22 @@ def load(option: str, name: str, root: Path) -> tuple[LanguageModel, PreTrainedT
 
 def parse_layers(text: str) -> list[int]:
     """``0-2,7`` -> [0, 1, 2, 7]."""
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
 def keep_layers(teacher: LanguageModel, layers: list[int]) -> LanguageModel:
     """A copy of the teacher with only these of its layers, in this order.
 
     Raises:
-        UserError: a layer that the teacher does not have, or none.
+        UserError: a layer that the teacher does not have, or an empty list.
     """
-    there = len(teacher.trunk.layers)
-    if not layers or max(layers) >= there:
-        raise UserError(f"--layers {layers}: the teacher has the layers 0-{there - 1}")
+    count = len(teacher.trunk.layers)
+    if not layers or max(layers) >= count:
+        raise UserError(f"--layers {layers}: the teacher has the layers 0-{count - 1}")
     student = copy.deepcopy(teacher)
     student.trunk.layers = nn.ModuleList(student.trunk.layers[i] for i in layers)
     for number, layer in enumerate(student.trunk.layers):
@@ -50,32 +50,30 @@ def keep_layers(teacher: LanguageModel, layers: list[int]) -> LanguageModel:
     return student
 
 
-def start_student(
-    option_student: str, layers: str, teacher: LanguageModel, root: Path
-) -> LanguageModel:
-    """The untrained student: of the teacher's layers, or a model of its own.
+def start_student(name: str, layers: str, teacher: LanguageModel, root: Path) -> LanguageModel:
+    """The student before training: some of the teacher's layers, or the model ``name``.
 
     Raises:
         UserError: another vocabulary than the teacher's.
     """
-    if not option_student:
+    if not name:
         return keep_layers(teacher, parse_layers(layers))
-    student, _ = load("--student", option_student, root)
-    check_vocabulary(f"--student {option_student}", student, teacher)
+    student, _ = load("--student", name, root)
+    check_vocabulary(f"--student {name}", student, teacher)
     return student
 
 
-def check_vocabulary(what: str, student: LanguageModel, teacher: LanguageModel) -> None:
-    """UserError unless both predict the same number of tokens."""
+def check_vocabulary(option: str, student: LanguageModel, teacher: LanguageModel) -> None:
+    """Raise UserError unless both predict the same number of tokens."""
     if student.vocabulary != teacher.vocabulary:
         raise UserError(
-            f"{what}: has a vocabulary of {student.vocabulary} tokens, the teacher one of "
+            f"{option}: has a vocabulary of {student.vocabulary} tokens, the teacher one of "
             f"{teacher.vocabulary}; a KL needs the same"
         )
 
 
 def trainable(model: LanguageModel, embeddings: bool) -> nn.ParameterList:
-    """Freeze what is not trained and return the rest."""
+    """Freeze the embeddings unless they are trained; returns the parameters to train."""
     model.requires_grad_(True)
     if not embeddings:
         model.trunk.get_input_embeddings().requires_grad_(False)
@@ -83,5 +81,5 @@ def trainable(model: LanguageModel, embeddings: bool) -> nn.ParameterList:
 
 
 def hidden_matrices(model: LanguageModel) -> list[Tensor]:
-    """What Muon takes (Jordan et al. 2024): the matrices inside the layers."""
+    """The matrices inside the layers, for Muon (Jordan et al. 2024)."""
     return [p for p in model.trunk.layers.parameters() if p.dim() == 2]

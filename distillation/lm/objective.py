@@ -17,7 +17,7 @@ from shared.kl import fused_linear_js, fused_linear_kl, kl_topk
 
 Objective = Literal["forward", "reverse", "js", "skew", "ce"]
 Logits = Literal["chunked", "full", "topk"]
-POSITIONS = 128  # whose logits are in memory at once
+POSITIONS = 128  # their logits are in memory at once
 
 
 class HiddenStates(NamedTuple):
@@ -120,7 +120,7 @@ def topk(teacher: TopK, student: HiddenStates, temperature: float) -> Tensor:
 
 
 def _in_chunks(few: Callable[[slice], Tensor], positions: int) -> Tensor:
-    """The sum of ``few`` over chunks of positions, each computed again in the backward pass."""
+    """Sum of ``few`` over chunks of positions; each chunk is recomputed in the backward pass."""
     total = torch.zeros(())
     for start in range(
         0, max(1, positions), POSITIONS
