@@ -112,7 +112,7 @@ class Config(RunConfig):
         return ("baseline", "student") if self.teacher else ("teacher", "baseline", "student")
 
     def role_of(self, folder: str) -> Role:
-        """The network that a stage's folder is named after, or the last, in the run's own folder."""
+        """The network that a stage's folder is named after; the last one for the run's own."""
         return next((role for role in self.roles()[:-1] if role == folder), self.roles()[-1])
 
     def recipe(self, role: Role) -> Recipe:
