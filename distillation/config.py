@@ -15,7 +15,7 @@ Role = Literal["teacher", "baseline", "student"]
 
 
 class Recipe(NamedTuple):
-    """Options of one network's training; baseline and student differ in alpha alone."""
+    """What training one network takes; the same for baseline and student but for alpha."""
 
     layers: str
     dropout: float
@@ -44,8 +44,8 @@ class Config(RunConfig):
     """Objective `decoupled`: weight of the KL of the wrong classes (Zhao et al. 2022: 1 to 8)."""
 
     stages: Literal["all", "teacher", "student"] = "all"
-    """all: teacher, baseline and distilled student. teacher or student: this
-    one alone, the student from --teacher; with --alpha 0 it is a baseline."""
+    """all: teacher, baseline and distilled student. teacher: it alone. student: it alone, from
+    --teacher; with --alpha 0 that is a baseline."""
     teacher: str = ""
     """Model folder or run folder of a trained teacher; `pretrained` is the committed one. Empty:
     train one."""
@@ -55,7 +55,7 @@ class Config(RunConfig):
     target_radius: Pixels = 1
     """Targets `averaged`: largest shift, in pixels."""
     teacher_logits: str = ""
-    """File of the teacher's logits, written if it does not exist. Empty: in the run folder."""
+    """File of the teacher's cached logits, written if it is not there. Empty: in the run folder."""
 
     teacher_layers: str = "conv-16-32-32"
     """conv- and the channels of three convolutions, or the units of an MLP's hidden layers
@@ -73,7 +73,7 @@ class Config(RunConfig):
     """Largest random shift of the teacher's digits, in pixels (Hinton et al. 2015: 2)."""
 
     student_layers: str = "800-800"
-    """The student's, without dropout (Hinton et al. 2015: 800-800, 300-300, 30-30)."""
+    """The student's; without dropout (Hinton et al. 2015: 800-800, 300-300, 30-30)."""
     epochs: Count = 40
     """The students' passes over the training digits."""
     lr: Positive = 3e-3
@@ -93,9 +93,9 @@ class Config(RunConfig):
     validation: CountOrZero = 0
     """Training digits held out and evaluated instead of the test digits; for choosing options."""
     train_size: CountOrZero = 0
-    """Use only this many training digits. 0: all."""
+    """Number of training digits to use; 0: all."""
     test_size: CountOrZero = 0
-    """Evaluate only this many digits. 0: all."""
+    """Number of digits to evaluate; 0: all."""
     evaluate_every: Count = 5
     """Epochs between counts of the errors on unseen digits."""
 
@@ -112,7 +112,7 @@ class Config(RunConfig):
         return ("baseline", "student") if self.teacher else ("teacher", "baseline", "student")
 
     def role_of(self, folder: str) -> Role:
-        """The network that a stage's folder is named after; the last one for the run's own."""
+        """The network whose run folder has this name within the run, or is the run."""
         return next((role for role in self.roles()[:-1] if role == folder), self.roles()[-1])
 
     def recipe(self, role: Role) -> Recipe:
@@ -137,7 +137,7 @@ class Config(RunConfig):
         )
 
     def conflicts(self) -> list[str]:
-        """Combinations that make no sense, each with what to change."""
+        """Combinations without a meaning, each with what to change."""
         problems = []
         for name in ("student_layers", "teacher_layers"):
             if not LAYERS.fullmatch(value := getattr(self, name)):

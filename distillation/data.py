@@ -12,7 +12,7 @@ PAD = 2  # the largest shift in pixels
 
 
 def shifts(radius: int) -> list[tuple[int, int]]:
-    """Every (down, right) of up to ``radius`` pixels, (2 radius + 1)**2 in all."""
+    """Every (down, right) of at most ``radius`` pixels, (2 radius + 1)**2 in all."""
     span = range(-radius, radius + 1)
     return [(down, right) for down in span for right in span]
 
@@ -43,9 +43,8 @@ def jittered(
     """A batch, each digit moved by a random shift of :func:`shifts`.
 
     Args:
-        images: from :func:`padded`, [n, 1024].
-        rows: the batch's rows of ``images``, [batch].
-        radius: largest shift in pixels.
+        images: of :func:`padded`, [n, 1024].
+        rows: which of them, [batch].
 
     Returns:
         pixels in [0, 1] [batch, 784], and the number of each digit's shift [batch].
@@ -60,7 +59,7 @@ def transfer_set(data: Split, digits: str) -> Split:
     """Only the training digits of the classes named in ``digits``; all unseen ones stay.
 
     Raises:
-        UserError: the training digits have none of these classes.
+        UserError: no training digit is of these classes.
     """
     kept = torch.isin(data.labels, torch.tensor([int(digit) for digit in digits]).to(data.labels))
     if not kept.any():

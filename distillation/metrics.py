@@ -1,4 +1,4 @@
-"""Metrics of classifiers: pure functions of logits [n, classes] and labels [n]."""
+"""Metrics of a classifier: pure functions of logits [n, classes] and labels [n]."""
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +9,12 @@ from shared.training.statistics import mean_and_standard_error
 
 
 def errors(logits: Tensor, labels: Tensor) -> int:
-    """Number of digits whose largest logit is not the label's."""
+    """Number of digits whose largest logit is of another class."""
     return int((logits.argmax(-1) != labels).sum())
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Mean |accuracy - confidence| over bins of confidence, by share; Guo et al. 2017, eq. 3."""
+    """sum over bins of confidence of share |accuracy - confidence|, Guo et al. 2017, eq. 3."""
     confidence, guess = logits.double().softmax(-1).max(-1)
     which = (confidence * bins).ceil().long().clamp(1, bins) - 1
     gap = torch.zeros(bins, dtype=torch.float64, device=logits.device)
@@ -35,7 +35,7 @@ def of_classifier(logits: Tensor, labels: Tensor) -> dict[str, float | int]:
 
 
 def of_pair(teacher: Tensor, student: Tensor) -> dict[str, float]:
-    """KL(teacher || student) in nats at temperature 1, and how often both agree."""
+    """KL(teacher || student) in nats at temperature 1, and the share of digits classified alike."""
     kl, kl_error = mean_and_standard_error(kl_from_logits(teacher, student))
     agreement = (teacher.argmax(-1) == student.argmax(-1)).double().mean().item()
     return {

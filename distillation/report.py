@@ -1,6 +1,5 @@
-"""What a training run prints at its start and writes at its end."""
+"""What a run prints at its start and writes at its end: models, pictures, table, summary."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,25 +23,31 @@ from shared.run.run import Run
 
 
 def print_run(run: Run, role: Role, config: Config, model: Classifier, n: int) -> None:
-    """Print which network is trained on which digits, its targets and the batch arithmetic."""
-    recipe, steps = config.recipe(role), -(-n // config.batch_size)
-    targets = (
-        f"{recipe.alpha:g} x {config.objective} divergence at T = {config.temperature:g} "
-        f"({config.targets} targets) + {1 - recipe.alpha:g} x labels"
+    """Print what is trained, on what, and towards what."""
+    recipe, size = config.recipe(role), config.batch_size
+    steps = -(-n // size)
+    towards = (
+        "labels"
+        if recipe.alpha == 0
+        else (
+            f"{recipe.alpha:g} x {config.objective} divergence at T = {config.temperature:g} "
+            f"({config.targets} targets) + {1 - recipe.alpha:g} x labels"
+        )
     )
     classes = "0123456789" if role == "teacher" else config.transfer
     print_setup(
         run,
         model=f"{role} {recipe.layers}, {sum(p.numel() for p in model.parameters()):,} "
-        f"parameters, towards {targets if recipe.alpha else 'labels'}",
+        f"parameters, towards {towards}",
         data=f"{n:,} training digits, classes {classes}, moved by up to {recipe.jitter} px",
-        batch=f"{shares(config.batch_size)}; {steps} steps x {recipe.epochs} epochs = "
+        batch=f"{shares(size)}; {steps} steps x {recipe.epochs} epochs = "
         f"{steps * recipe.epochs:,} steps",
     )
 
 
 @torch.no_grad()
 def unseen_errors(model: Classifier, data: Split) -> int:
+    """Errors on the unseen digits."""
     return metrics.errors(outputs(model, data.unseen_images), data.unseen_labels)
 
 
@@ -51,10 +56,10 @@ def write_network(
 ) -> dict[str, Any]:
     """Evaluate a trained network and write its model/ folder; returns its metrics."""
     seconds = round(run.elapsed(), 1)
-    settings = training_settings(run.preset, config)
-    settings = {"preset": settings["preset"], "role": role, "config": settings["config"]}
-    result = evaluate(model, teacher, data, settings) | {"training_seconds": seconds}
-    save_model(model, run.folder / "model", settings | {"metrics": result})
+    about = {"preset": run.preset, "role": role} | training_settings(run.preset, config)
+    result = evaluate(model, teacher, data, about) | {"training_seconds": seconds}
+    about |= {"metrics": result}
+    write_model(run.folder / "model", model.save_pretrained, card(about), training=about)
     return result
 
 
@@ -63,47 +68,41 @@ def write_outputs(
     config: Config,
     teacher: Classifier | None,
     data: Split,
-    networks: dict[str, dict[str, Any]],
+    results: dict[str, dict[str, Any]],
 ) -> None:
-    """Write pictures/ and summary.json of the whole run, from the metrics of its networks."""
-    paths = {name: run.folder / name for name in networks if (run.folder / name).is_dir()}
-    paths[config.roles()[-1]] = run.folder
-    records = {name: read_metrics(path) for name, path in paths.items()}
+    """Write pictures/ and summary.json of the whole run and print the table of its networks."""
+    folders = {name: run.folder / name for name in results if (run.folder / name).is_dir()}
+    folders[config.roles()[-1]] = run.folder
+    records = {name: read_metrics(path) for name, path in folders.items()}
     with pictures_folder(run) as folder:
         pictures.curves(records, folder / "curves.png")
         if teacher is not None:
+            logits = outputs(teacher, data.unseen_images)
             pictures.dark_knowledge(
                 data.unseen_images,
                 data.unseen_labels,
-                outputs(teacher, data.unseen_images),
+                logits,
                 config.temperature,
                 folder / "dark_knowledge.png",
             )
     recipe = config.recipe(config.roles()[-1])._asdict()
     finish_run(
         run,
-        {"steps": run.step, "recipe": recipe, "unseen": networks},
-        f"\n{headline(networks)}\n\npictures in {folder}, model in {run.folder / 'model'}",
+        {"steps": run.step, "recipe": recipe, "unseen": results},
+        f"\n{headline(results)}\n\npictures in {folder}, model in {run.folder / 'model'}",
     )
 
 
-def save_model(model: Classifier, path: Path, settings: dict[str, Any]) -> None:
-    """Write a folder that ``from_pretrained`` and ``distillation.evaluate`` read, with its card.
-
-    ``settings`` holds preset, role, config and metrics.
-    """
-    write_model(path, model.save_pretrained, card(settings), training=settings)
-
-
-def card(settings: dict[str, Any]) -> str:
+def card(about: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
-    role, config, result = settings["role"], Config.stored(settings["config"]), settings["metrics"]
-    options = config.recipe(role)._asdict()
-    if options["alpha"]:
+    role, config, result = about["role"], Config.stored(about["config"]), about["metrics"]
+    recipe = config.recipe(role)
+    options = recipe._asdict()
+    if recipe.alpha:
         names = "temperature objective targets target_radius transfer".split()
         options |= {name: getattr(config, name) for name in names}
     return model_card(
-        f"{role.capitalize()} on MNIST, preset `{settings['preset']}` of KL Zoo",
+        f"{role.capitalize()} on MNIST, preset `{about['preset']}` of KL Zoo",
         ["mnist", "knowledge-distillation"],
         result=f"On {result['digits']:,} unseen digits:\n\n```\n{headline({role: result})}\n```",
         options=options | {"batch size": config.batch_size, "seed": config.seed},

@@ -1,4 +1,4 @@
-"""Trained networks from folders, and a teacher's logits of the transfer set."""
+"""Trained networks from folders, and a teacher's logits as targets, kept in a file."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -19,37 +19,37 @@ from shared.run.checkpoint import check_architecture, read_model
 from shared.training.cache import fingerprint, stored
 
 PRETRAINED = Path("distillation/pretrained")
-ROWS = 250  # digits in a forward pass; more do not fit a CPU's caches
+ROWS = 250  # digits whose logits are computed at a time; more leave a CPU's caches
 
 
-def folder_of(name: str) -> Path:
-    """The folder that ``--teacher`` names; ``pretrained`` is the committed one."""
+def named(name: str) -> Path:
+    """The folder that ``--teacher`` means."""
     return PRETRAINED / "teacher" if name == "pretrained" else Path(name)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> tuple[Classifier, dict[str, Any]]:
-    """A model ready to evaluate and its settings, from a model folder or a run folder.
+    """Model, ready to evaluate, and its description, from a model folder or a run folder.
 
-    The settings are preset, role and config, and the metrics of a training that was finished.
+    The description: preset, role, config, and metrics if it was trained to its end.
 
     Raises:
-        UserError: no model in the folder, damaged files, weights of another architecture, or a
-            model of other classes than the ten digits.
+        UserError: nothing there, damaged files, weights of another architecture, or a model of
+            other classes than the ten digits.
     """
-    weights, settings = read_model(path)
+    weights, about = read_model(path)
     try:
-        config = Config.stored(settings["config"])
-        settings["role"] = settings.get("role", config.role_of(path.name))
-        recipe = config.recipe(settings["role"])
+        config = Config.stored(about["config"])
+        about["role"] = about.get("role", config.role_of(path.name))
+        recipe = config.recipe(about["role"])
         model = Classifier(recipe.layers, recipe.dropout, recipe.input_dropout)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: does not say which model it holds ({error!r})") from error
     last = weights.get(f"linear.{len(model.linear) - 1}.bias")
     if last is not None and len(last) != CLASSES:
-        raise UserError(f"{path}: is a model of {len(last)} classes, the digits have {CLASSES}")
+        raise UserError(f"{path}: has {len(last)} classes, the digits are {CLASSES}")
     check_architecture(model, weights, path)
     model.load_state_dict(weights)
-    return model.to(device).eval(), settings
+    return model.to(device).eval(), about
 
 
 @torch.no_grad()
@@ -65,7 +65,6 @@ def logits(
 
     Args:
         images: uint8 [n, 784].
-        grid: shifts (down, right) in pixels.
 
     Returns:
         float32 [shifts, n, classes]; [1, n, classes] of the mean.
@@ -87,22 +86,22 @@ def soft_targets(
 ) -> Tensor:
     """The teacher's logits of the transfer set, [slots, n, classes], from the cache or computed.
 
-    Raises:
-        UserError: the file is of another teacher, data set or augmentation, or is damaged.
+    A slot is a shift of the digits (``matching``), or there is one of them all.
     """
     radius = {"clean": 0, "matching": config.jitter, "averaged": config.target_radius}
     grid, average = shifts(radius[config.targets]), config.targets == "averaged"
     path = Path(config.teacher_logits or folder / "teacher_logits.safetensors")
 
-    def make() -> dict[str, Tensor]:
+    def compute() -> dict[str, Tensor]:
         autocast = accelerator.autocast()
         return {"logits": logits(teacher, data.images, grid, average=average, autocast=autocast)}
 
     def prepare() -> str:
-        about = f"shifts {grid}, average {average}, precision {config.mixed_precision}"
-        expected = fingerprint(about, teacher, data.images)
-        stored(path, "--teacher-logits", expected, make)
+        about = f"{grid}, average {average}, precision {config.mixed_precision}"
+        expected = fingerprint(about, teacher, images=data.images)
+        stored(path, "--teacher-logits", expected, compute)
         return expected
 
     expected = on_main(accelerator, prepare)
-    return stored(path, "--teacher-logits", expected, make)["logits"].to(accelerator.device)
+    targets = stored(path, "--teacher-logits", expected, compute)["logits"]
+    return targets.to(accelerator.device)

@@ -14,7 +14,7 @@ from distillation.data import jittered, padded, transfer_set
 from distillation.evaluate import NAMES, evaluate
 from distillation.model import Classifier
 from distillation.report import print_run, unseen_errors, write_network, write_outputs
-from distillation.teacher import folder_of, load, soft_targets
+from distillation.teacher import load, named, soft_targets
 from shared import cli
 from shared.data.mnist import load_mnist
 from shared.data.splits import Split, split
@@ -66,7 +66,7 @@ def train_network(
     network = Classifier(recipe.layers, recipe.dropout, recipe.input_dropout)
     evaluated = Classifier(recipe.layers, recipe.dropout, recipe.input_dropout).to(device)
     optimizers = muon_and_adam(network, [], 0.0, recipe.lr)
-    accelerator.free_memory()  # forget the model of the stage before
+    accelerator.free_memory()  # of the stages before
     model, *optimizers = accelerator.prepare(network, *optimizers)
     print_run(run, role, config, evaluated, len(data.images))
     run.attach(model, optimizers)
@@ -114,7 +114,11 @@ def train_network(
 
 
 def refuse_stage(resume: Path) -> None:
-    """Raise UserError if ``--resume`` names a stage: it is resumed with its run, which goes on."""
+    """Stages are resumed as a part of their run, which later stages need.
+
+    Raises:
+        UserError: ``--resume`` names the folder of a stage.
+    """
     stage = next((p for p in (resume, resume.parent.parent) if p.name in NAMES[:-1]), None)
     if stage is not None and (stage.parent / "checkpoints").is_dir():
         raise UserError(
@@ -133,33 +137,33 @@ def train(preset: str, config: Config) -> None:
         config.test_size,
     )
     transfer = transfer_set(data, config.transfer)
-    teacher, networks = None, dict[str, Any]()
+    teacher, results = None, dict[str, Any]()
     if config.teacher:
-        teacher, settings = load(folder_of(config.teacher), device)
-        networks["teacher"] = evaluate(teacher, None, data, settings)
+        teacher, about = load(named(config.teacher), device)
+        results["teacher"] = evaluate(teacher, None, data, about)
     refuse_stage(Path(config.resume))
     folder = on_main(accelerator, lambda: claim("distillation", preset, config))
 
     for role in config.roles():
-        path = folder if role == config.roles()[-1] else folder / role
-        if path != folder and is_complete(path / "model"):
-            network, settings = load(path, device)
-            networks[role] = settings["metrics"]
+        stage = folder if role == config.roles()[-1] else folder / role
+        if stage != folder and is_complete(stage / "model"):
+            network, about = load(stage, device)
+            results[role] = about["metrics"]
         else:
             digits, targets = data if role == "teacher" else transfer, None
             if config.recipe(role).alpha > 0 and teacher is not None:
                 targets = soft_targets(config, accelerator, teacher, digits, folder)
-            run = open_stage("distillation", preset, config, accelerator, path)
+            run = open_stage("distillation", preset, config, accelerator, stage)
             try:
                 network = train_network(role, config, run, digits, targets)
             except Interrupted as stop:
                 raise Interrupted(stop.exit_code - 128, folder) from None
             run.save()
             write = partial(write_network, run, role, config, network, teacher, data)
-            networks[role] = on_main(accelerator, write)
+            results[role] = on_main(accelerator, write)
         teacher = network if role == "teacher" else teacher
     if run.close():
-        write_outputs(run, config, teacher, data, networks)
+        write_outputs(run, config, teacher, data, results)
 
 
 def main() -> None:

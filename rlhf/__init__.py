@@ -1,1 +1,1 @@
-"""Reward models, KL-penalised PPO, RLOO and DPO: python -m rlhf.train."""
+"""KL-penalised PPO (``python -m rlhf.ppo``), and by TRL reward models, SFT, DPO and RLOO."""

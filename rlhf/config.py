@@ -15,7 +15,7 @@ WRONG_IN_REWARD = {
 
 @dataclass(frozen=True)
 class LanguageConfig(RunConfig):
-    """What every training program of rlhf/ takes: the model, its adapter and the prompts."""
+    """Options of every training program of rlhf/: the model, its adapter and the prompts."""
 
     METHOD: ClassVar[str]  # in the title of a card
 
@@ -49,33 +49,36 @@ class Config(LanguageConfig):
     METHOD = "PPO"
 
     reward: tuple[str, ...] = ("pretrained",)
-    """What is maximised. pretrained: the committed reward model. gold: VADER itself. Or folders or
-    Hub names of sequence classifiers, or Python functions `module:function` of TRL's signature."""
+    """Rewards to maximise. pretrained: the committed reward model. gold: VADER itself. Or folders
+    or Hub names of sequence classifiers, or Python functions `module:function`, called as TRL does
+    for text: f(prompts, completions, **columns) -> one number each; a conversation is passed as
+    text."""
     aggregate: Literal["mean", "min", "uwo"] = "mean"
-    """Of several rewards. min: the worst (Coste et al. 2024, WCO). uwo: mean - --uwo x variance."""
+    """Several rewards as one. min: the worst (Coste et al. 2024, WCO). uwo: mean - --uwo x
+    variance."""
     uwo: NonNegative = 0.1
-    """Aggregate `uwo`: weight of the variance between the rewards."""
+    """Weight of the variance between the rewards in `uwo`."""
     normalise: bool = True
     """Shift and scale each reward to mean 0 and variance 1 over the reference's completions
     (Ziegler et al. 2019, section 2.2)."""
     reward_clip: Positive = 10.0
     """Rewards are cut to [-this, this]."""
     missing_eos: NonNegative = 0.0
-    """Subtracted from the reward of a completion that does not end by itself."""
+    """Subtracted from the reward of a completion without an end-of-text."""
 
     beta: NonNegative = 0.1
     """Coefficient of KL(policy || reference), reward per nat; with --kl-target the first one."""
     kl: Literal["k1", "k2", "k3", "rb"] = "k1"
-    """How the penalty is estimated. k1: log-ratios in the reward. rb: the exact KL of every state,
-    its own in the loss and the later ones in the reward (Amini et al. 2025). k2 and k3 in the
-    reward have a wrong gradient and are refused."""
+    """Estimate of the penalty. k1: log-ratios in the reward. rb: the exact KL of every state (Amini
+    et al. 2025); a token's own state counts in the loss, the later ones in its reward. k2 and k3
+    in the reward have a wrong gradient and are refused."""
     kl_target: NonNegative = 0.0
     """Nats per sequence that an adaptive coefficient steers to (Ziegler et al. 2019: 6). 0: the
     coefficient is fixed."""
     kl_horizon: Positive = 10_000.0
     """Sequences over which the adaptive coefficient moves (Ziegler et al. 2019: 10,000)."""
     max_kl: NonNegative = 0.0
-    """End the run once KL(policy || reference) is above so many nats per sequence. 0: never."""
+    """End the run once KL(policy || reference) is above this, in nats per sequence. 0: never."""
 
     iterations: Count = 40
     """Rollouts."""
@@ -91,10 +94,10 @@ class Config(LanguageConfig):
     """Peak learning rate of Adam, falling linearly to zero (an adapter takes more than the 1e-5 of
     full training)."""
     value_lr: Positive = 2e-3
-    """The same for the value head."""
+    """Peak learning rate of the value head and of a separate critic."""
     temperature: Positive = 1.0
-    """Of sampling, and of every log-probability and KL. There is no top-k and no top-p: the KL
-    would not be that of the policy that acts."""
+    """Temperature of sampling, and of every log-probability and KL. There is no top-k and no top-p:
+    with them the KL would not be that of the policy that acts."""
     clip: Positive = 0.2
     """Range of the ratio new / old around 1 (Schulman et al. 2017)."""
     value_clip: Positive = 0.2
@@ -106,10 +109,9 @@ class Config(LanguageConfig):
     whiten: bool = True
     """Advantages with mean 0 and variance 1 over all tokens of the rollout."""
     critic: Literal["shared", "separate"] = "shared"
-    """Value head on the policy's trunk, which it reads and does not train, or on a trunk of its
-    own."""
+    """Value head on the policy's trunk, which it reads and does not train, or on a second trunk."""
     early_stop: NonNegative = 0.0
-    """Leave the passes over a rollout once KL(old || new) is above so many nats per token. 0:
+    """Stop the passes over a rollout once KL(old || new) is above this, in nats per token. 0:
     never."""
     max_gradient: Positive = 1.0
     """Largest gradient norm, of policy and value each; longer gradients are scaled down to it."""
@@ -120,21 +122,21 @@ class Config(LanguageConfig):
     """Rollouts between checkpoints; one is also written on SIGTERM, Ctrl-C and at the end."""
 
     def conflicts(self) -> list[str]:
-        """Combinations that mean nothing, each with what to change."""
-        found = []
+        """Combinations that make no sense, each with what to change."""
+        problems = []
         if self.kl in WRONG_IN_REWARD:
-            found.append(
+            problems.append(
                 f"--kl {self.kl}: refused in the reward, {WRONG_IN_REWARD[self.kl]}; take k1 or rb"
             )
         if self.batch_size % self.minibatches:
-            found.append(
+            problems.append(
                 f"--minibatches {self.minibatches}: must divide --batch-size {self.batch_size}"
             )
         if not self.reward:
-            found.append("--reward: name at least one")
+            problems.append("--reward: name at least one")
         if self.kl_target and not self.beta:
-            found.append("--beta 0.0: an adaptive coefficient needs --beta > 0 to start from")
-        return found
+            problems.append("--beta 0.0: an adaptive coefficient needs --beta > 0 to start from")
+        return problems
 
 
 # Schulman et al. 2017 and Ziegler et al. 2019 with the sizes of the sentiment task there and in

@@ -2,21 +2,24 @@
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
-from rlhf import pictures
+from rlhf.policies import load_model
 from rlhf.policy import Policy
-from rlhf.prompts import read_preferences, read_prompts
-from rlhf.reference_kl import ReferenceKL
-from rlhf.report import finish
-from rlhf.task import Task
-from rlhf.trl import TrainerConfig, adapter, common, first
+from rlhf.prompts import prompts_of, read_preferences
+from rlhf.rewards.environment import Environment
+from rlhf.trl import (
+    ReferenceKL,
+    TrainerConfig,
+    adapter,
+    first,
+    train_policy,
+    trainer_arguments,
+)
 from shared import cli
 from shared.config import Count, CountOrZero, Positive
-from shared.language_models.causal import load_causal, locate
-from shared.language_models.trl import third_party, train_with
-from shared.processes.launch import on_main, start
-from shared.run.folder import read_metrics
+from shared.language_models.trl import third_party
+from shared.processes.launch import start
+from shared.run.report import print_setup
 from shared.run.run import Run
 
 
@@ -30,7 +33,7 @@ class Config(TrainerConfig):
     """movies: the committed pairs. Or a file or a data set of the Hub with the columns `prompt`,
     `chosen`, `rejected`, text or conversational."""
     limit: CountOrZero = 0
-    """Only the first so many pairs. 0: all."""
+    """Number of pairs at most, the first ones. 0: all."""
     beta: Positive = 0.1
     """Coefficient of KL(policy || reference) in the objective that DPO solves, reward per nat."""
     epochs: Count = 1
@@ -42,14 +45,13 @@ class Config(TrainerConfig):
 
 
 # The sentiment task of Rafailov et al. 2023 (gpt2-large, batch 64, 1e-6 after 150 steps). Needs the
-# Hub, and the pairs that rlhf/README.md tells how to make.
+# Hub, and pairs made as rlhf/README.md shows.
 PRESETS = {
     "smoke": Config(
         lora=4,
         limit=16,
         batch_size=4,
         micro_batch=2,
-        epochs=1,
         warmup=0,
         completion=8,
         kl_prompts=4,
@@ -76,35 +78,26 @@ PRESETS = {
 
 
 def train(preset: str, config: Config) -> None:
-    """The whole of training, from pairs to the run folder's summary."""
+    """Train from pairs to the run folder's summary."""
     from trl import DPOConfig, DPOTrainer  # seconds to import
 
     accelerator = start(config)
-    root = Path(config.data)
-    on_main(accelerator, lambda: locate(config.model, root))
-    model, tokenizer = load_causal("--model", config.model, root)
+    model, tokenizer = load_model(config, accelerator)
     pairs = first(
         read_preferences("--preferences", config.preferences, held_out=False), config.limit
     )
-    task = Task(config, tokenizer, model.config, rewards=())
-    prompts = read_prompts(
-        "--prompts",
-        config.prompts,
-        tokenizer,
-        config.max_prompt,
-        held_out=True,
-        limit=config.kl_prompts,
-    )
+    environment = Environment(config, tokenizer, model.config, rewards=())
+    prompts = prompts_of(config, tokenizer, held_out=True, limit=config.kl_prompts)
     lora = adapter(config, model, "CAUSAL_LM")
     run = Run("rlhf-dpo", preset, config, accelerator)
     with third_party():
         trainer = DPOTrainer(
             model=model,
-            # Without an adapter TRL would load the reference anew from where the model's
+            # Without an adapter TRL would load the reference again from where the model's
             # configuration says it came from, whatever its weights are by now.
             ref_model=None if lora else copy.deepcopy(model),
             args=DPOConfig(
-                **common(run, config),
+                **trainer_arguments(run, config),
                 beta=config.beta,
                 num_train_epochs=config.epochs,
                 max_length=None,
@@ -115,16 +108,14 @@ def train(preset: str, config: Config) -> None:
             peft_config=lora,
         )
     policy = Policy(trainer.model, trainer.ref_model).to(accelerator.device)
-    run.say(
-        f"run      {run.folder}\n"
-        f"data     {len(pairs):,} pairs to train on, {config.epochs} passes\n"
-        f"units    KL in nats per sequence"
+    print_setup(
+        run,
+        data=f"{len(pairs):,} pairs to train on, {config.epochs} passes",
+        units="KL in nats per sequence",
     )
-    trainer.add_callback(ReferenceKL(run, policy, task, prompts, config.kl_every))
-    if train_with(trainer, run, config.checkpoint_every):
-        finish(run, config, policy, task, tokenizer)
-        panels = ("loss", "rewards/accuracies", "rewards/margins")
-        pictures.curves(read_metrics(run.folder), panels, run.folder / "pictures" / "loss.png")
+    measure = ReferenceKL(run, policy, environment, prompts, config.kl_every)
+    panels = ("loss", "rewards/accuracies", "rewards/margins")
+    train_policy(run, config, trainer, measure, panels, "loss.png")
 
 
 def main() -> None:

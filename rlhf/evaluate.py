@@ -11,15 +11,14 @@ from torch import Tensor
 from rlhf.config import LanguageConfig
 from rlhf.policies import load_policy
 from rlhf.policy import Policy
-from rlhf.prompts import Prompts, read_prompts
-from rlhf.rollout import Completions, judge
-from rlhf.task import Task
+from rlhf.prompts import Prompts, prompts_of
+from rlhf.rewards.environment import Environment
+from rlhf.rollout import Completions, score_tokens, uniforms
 from shared import cli
 from shared.config import Between, CountOrZero
-from shared.kl import log_ratio_estimator
 from shared.run.environment import describe
 from shared.run.folder import write_json
-from shared.training.seeding import EVALUATION, generator
+from shared.training.seeding import EVALUATION
 from shared.training.statistics import mean_and_standard_error
 
 PER_PASS = 16  # completions at a time
@@ -53,73 +52,61 @@ class Options:
 
 @torch.no_grad()
 def on_policy(
-    policy: Policy, task: Task, prompts: Prompts, seed: int = 0
+    policy: Policy, environment: Environment, prompts: Prompts, seed: int = 0
 ) -> tuple[Completions, Tensor, Tensor]:
     """A completion of every prompt, and KL(policy || reference) of each in nats, estimated twice.
 
-    [n] Rao-Blackwellised, exact at every sampled prefix (Amini et al. 2025), and [n] k1. The random
+    [n] exact at every sampled prefix and [n] k1, as :meth:`TokenScores.sequence_kl`. The random
     numbers are a function of the seed alone.
     """
-    uniforms = uniforms_of(task, prompts, seed).to(policy.lm.weight.device)
-    completions = task.complete(policy.lm, prompts, uniforms)
-    said = judge(policy, completions, task.temperature, PER_PASS)
-    mask = completions.mask
-    kl = torch.where(mask, said["kl"], 0.0).sum(1)
-    k1 = log_ratio_estimator(said["log_prob"], said["reference"], "k1", mask=mask).sum(1)
-    return completions, kl, k1
+    completions = environment.complete(policy.lm, prompts, _numbers(environment, prompts, seed))
+    tokens = score_tokens(policy, completions, environment.temperature, PER_PASS)
+    return completions, *tokens.sequence_kl(completions.mask)
 
 
-def uniforms_of(task: Task, prompts: Prompts, seed: int) -> Tensor:
-    """The random numbers in [0, 1) that completions are sampled from: [n, time] on the CPU."""
-    return torch.rand(
-        len(prompts.texts),
-        task.config.completion,
-        generator=generator("cpu", seed, EVALUATION, 1),
-    )
+def _numbers(environment: Environment, prompts: Prompts, seed: int) -> Tensor:
+    return uniforms(len(prompts.texts), environment.config.completion, seed, EVALUATION, 1)
 
 
 @torch.no_grad()
-def evaluate(policy: Policy, task: Task, prompts: Prompts, seed: int = 0) -> dict[str, Any]:
+def evaluate(
+    policy: Policy, environment: Environment, prompts: Prompts, seed: int = 0
+) -> dict[str, Any]:
     """Rewards of policy and reference, and the KL between them, on completions sampled here.
 
     KL(policy || reference) in nats per sequence as by :func:`on_policy`, each with its standard
     error over sequences. Both sample from the same random numbers.
     """
-    completions, kl, k1 = on_policy(policy, task, prompts, seed)
+    completions, kl, k1 = on_policy(policy, environment, prompts, seed)
     with policy.as_reference() as lm:
-        uniforms = uniforms_of(task, prompts, seed).to(lm.weight.device)
-        of_reference = task.complete(lm, prompts, uniforms)
-    mask, temperature = completions.mask, task.temperature
-    told: dict[str, Any] = {"prompts": len(prompts.texts), "temperature": temperature}
-    told["kl"], told["kl_standard_error"] = mean_and_standard_error(kl)
-    told["kl_k1"], told["kl_k1_standard_error"] = mean_and_standard_error(k1)
-    told["kl_per_token"] = (kl.sum() / mask.sum()).item()
-    names = [*task.names, *["gold"] * len(task.gold)]
-    for who, answers in (("policy", completions), ("reference", of_reference)):
-        found = task.rewards_of(prompts, answers)
-        told[who] = {
-            "length": answers.mask.sum(1).double().mean().item(),
-            "eos_rate": answers.ended.double().mean().item(),
+        of_reference = environment.complete(lm, prompts, _numbers(environment, prompts, seed))
+    temperature = environment.temperature
+    metrics: dict[str, Any] = {"prompts": len(prompts.texts), "temperature": temperature}
+    metrics["kl"], metrics["kl_standard_error"] = mean_and_standard_error(kl)
+    metrics["kl_k1"], metrics["kl_k1_standard_error"] = mean_and_standard_error(k1)
+    metrics["kl_per_token"] = (kl.sum() / completions.mask.sum()).item()
+    for model, sampled in (("policy", completions), ("reference", of_reference)):
+        metrics[model] = {
+            "length": sampled.mask.sum(1).double().mean().item(),
+            "eos_rate": sampled.ended.double().mean().item(),
         }
-        for name, column in zip(names, found.T, strict=True):
+        rewards = environment.rewards_of(prompts, sampled)
+        for name, column in zip(environment.columns, rewards.T, strict=True):
             mean, error = mean_and_standard_error(column)
-            told[who][name] = {"mean": mean, "standard_error": error, "sd": column.std().item()}
+            values = {"mean": mean, "standard_error": error, "sd": column.std().item()}
+            metrics[model][name] = values
     shown = slice(0, SHOWN)
-    told["samples"] = [
+    texts = (x.at(shown).texts(environment.tokenizer) for x in (of_reference, completions))
+    metrics["samples"] = [
         {"prompt": prompt, "reference": before, "policy": after}
-        for prompt, before, after in zip(
-            prompts.texts[shown],
-            of_reference.at(shown).texts(task.tokenizer),
-            completions.at(shown).texts(task.tokenizer),
-            strict=True,
-        )
+        for prompt, before, after in zip(prompts.texts[shown], *texts, strict=True)
     ]
-    return told
+    return metrics
 
 
 def headline(metrics: dict[str, Any]) -> str:
     """The metrics as lines for people."""
-    told = [
+    lines = [
         f"{'KL(policy || reference)':<28}{metrics['kl']:.2f} +- {metrics['kl_standard_error']:.2f} "
         f"nats per sequence (k1: {metrics['kl_k1']:.2f} +- {metrics['kl_k1_standard_error']:.2f}), "
         f"{metrics['kl_per_token']:.3f} per token"
@@ -128,15 +115,15 @@ def headline(metrics: dict[str, Any]) -> str:
     for name in (key for key in policy if isinstance(policy[key], dict)):
         after, before = policy[name], reference[name]
         what = "gold reward" if name == "gold" else f"reward {name}"
-        told.append(
+        lines.append(
             f"{what:<27} {after['mean']:.3f} +- {after['standard_error']:.3f}, reference "
             f"{before['mean']:.3f} +- {before['standard_error']:.3f} (sd {before['sd']:.3f})"
         )
-    told.append(
+    lines.append(
         f"{'tokens, ended by itself':<28}{policy['length']:.1f}, {policy['eos_rate']:.0%}; "
         f"reference {reference['length']:.1f}, {reference['eos_rate']:.0%}"
     )
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
 def samples(metrics: dict[str, Any], count: int = 4) -> str:
@@ -160,18 +147,11 @@ def main() -> None:
         gold=trained["gold"],
         max_prompt=trained["max_prompt"],
     )
-    task = Task(
+    environment = Environment(
         config, tokenizer, policy.model.config, options.reward, trained.get("temperature", 1.0)
     )
-    prompts = read_prompts(
-        "--prompts",
-        config.prompts,
-        tokenizer,
-        config.max_prompt,
-        held_out=True,
-        limit=options.count,
-    )
-    metrics = evaluate(policy, task, prompts, options.seed)
+    prompts = prompts_of(config, tokenizer, held_out=True, limit=options.count)
+    metrics = evaluate(policy, environment, prompts, options.seed)
     print(f"{headline(metrics)}\n\n{samples(metrics)}")
     if options.json:
         write_json(

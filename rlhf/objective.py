@@ -1,4 +1,4 @@
-"""PPO on sequences as pure functions of [n, time] tensors; a mask is True at completion tokens."""
+"""PPO on sequences: pure functions of [n, time] tensors, masks True at completion tokens."""
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def token_rewards(
 
     ``k1``: every token pays its own log-ratio (Ziegler et al. 2019, eq. 2). ``rb``: a token pays
     the exact KL of the state it leads to, because that is what it decides; a state's own KL is
-    differentiated in the loss (:func:`policy_terms`). Other kinds are for study.
+    differentiated in the loss of ``rlhf.ppo``. Other kinds are for study.
 
     Args:
         scores: [n] reward of the completions.
@@ -46,26 +46,26 @@ def advantages(
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantages and targets of the value function, [n, time], 0 where masked.
 
-    A completion ends where its mask ends, for whatever reason: nothing follows what was scored.
+    A completion ends where its mask ends, for whatever reason: no value follows its last token.
     """
     ended = last_token(mask)
     values = torch.where(mask, values, 0.0)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
     rewards = torch.where(mask, rewards, 0.0)
-    found = gae(rewards.T, values.T, following.T, (ended | ~mask).T, gamma, lam).T
-    return found, found + values
+    advantage = gae(rewards.T, values.T, following.T, (ended | ~mask).T, gamma, lam).T
+    return advantage, advantage + values
 
 
 def policy_terms(
     log_prob: Tensor, old: Tensor, advantage: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """Clipped loss of every token (Schulman et al. 2017, eq. 7) and whether the clip bound."""
+    """Clipped loss of every token (Schulman et al. 2017, eq. 7), and where clipping changed it."""
     ratio = torch.exp(log_prob - old)
-    free, held = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
-    return -torch.minimum(free, held), held < free
+    free, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
+    return -torch.minimum(free, clipped), clipped < free
 
 
 def value_terms(value: Tensor, old: Tensor, target: Tensor, clip: float) -> Tensor:
-    """Half the squared error of every value, the worse of moved and held near what it was."""
-    held = old + (value - old).clamp(-clip, clip)
-    return 0.5 * torch.maximum((value - target).square(), (held - target).square())
+    """Half the squared error of every value, or of the clipped value if that is larger."""
+    clipped = old + (value - old).clamp(-clip, clip)
+    return 0.5 * torch.maximum((value - target).square(), (clipped - target).square())

@@ -1,4 +1,4 @@
-"""Policy, reference and value function: one trunk where an adapter makes that possible."""
+"""Policy, reference and value function, in one trunk where an adapter makes that possible."""
 
 import copy
 import warnings
@@ -11,51 +11,62 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from shared.errors import UserError
 from shared.kl import chunked_kl, entropy_from_logits
 from shared.language_models.causal import LanguageModel
 
 ROWS = 64  # states whose logits are in memory at once: enough for a matrix product
+LINEAR = (nn.Linear, Conv1D)  # GPT-2 has the latter
 
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """PEFT 0.21 asks models of transformers 5 by a name that is going: a FutureWarning."""
+    """Ignore the FutureWarning for a name that PEFT 0.21 uses and transformers 5 deprecates."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing", FutureWarning)
         yield
 
 
-def with_adapter(model: PreTrainedModel, rank: int, targets: Sequence[str]) -> PeftModel:
-    """The model with a trained low-rank adapter (Hu et al. 2021) that starts as the identity.
+def lora(
+    model: nn.Module, rank: int, targets: Sequence[str], task: str = "CAUSAL_LM", **more: Any
+) -> LoraConfig:
+    """Low-rank adapter (Hu et al. 2021) of the layers with these names, without dropout.
 
     Raises:
-        UserError: no layer has one of these names.
+        UserError: no linear layer of the model has one of these names.
     """
-    config = LoraConfig(
+    linear = [name for name, part in model.named_modules() if isinstance(part, LINEAR)]
+    names = {name.rpartition(".")[2] for name in linear}
+    if not names & set(targets):
+        raise UserError(
+            f"--lora-targets {' '.join(targets)}: no linear layer of the model has such a name; "
+            f"there are {', '.join(sorted(names))}"
+        )
+    return LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         lora_dropout=0.0,
         target_modules=list(targets),
-        task_type="CAUSAL_LM",
+        task_type=task,
+        **more,
     )
-    try:
-        with quiet_peft():
-            return get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(
-            f"--lora-targets {' '.join(targets)}: no linear layer of the model is named so"
-        ) from error
+
+
+def with_adapter(model: PreTrainedModel, rank: int, targets: Sequence[str]) -> PeftModel:
+    """The model with an adapter of :func:`lora`, which starts as the identity."""
+    with quiet_peft():
+        return get_peft_model(model, lora(model, rank, targets))
 
 
 class Policy(nn.Module):
-    """A causal language model that is trained, what it is held near, and a value of every state.
+    """A trained causal language model, the reference it is held near, and a value of every state.
 
     With an adapter the reference is the model with the adapter off; without one it is a frozen
-    copy. The value head starts at zero; it reads the policy's last hidden state and the mean of
-    those of the completion up to it, which get no gradient from it, or with ``critic="separate"``
-    the last hidden state of a trunk of its own, trained like the policy's.
+    copy. The value head starts at zero. It reads the policy's last hidden state and the mean of
+    the completion's states up to it, and sends no gradient into them; with ``critic="separate"``
+    it reads the last hidden state of a second trunk, which is trained with it.
     """
 
     def __init__(
@@ -88,21 +99,19 @@ class Policy(nn.Module):
     def forward(
         self, tokens: Tensor, attention: Tensor, prompt: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """States before every token of the completions, output weights, values.
+        """States [n, time, width] before every token of the completions, output weights
+        [vocabulary, width], values [n, time].
 
         Args:
             tokens, attention: [n, prompt + time]; prompts padded on the left.
             prompt: length of the padded prompts.
-
-        Returns:
-            [n, time, width], [vocabulary, width], [n, time]
         """
         hidden, weight = self.lm(tokens, attention)
         states = hidden[:, prompt - 1 : -1]
         return states, weight, self.values(states, tokens, attention)
 
     def values(self, states: Tensor, tokens: Tensor, attention: Tensor) -> Tensor:
-        """Of the policy's states [n, time, width] before the last ``time`` tokens: [n, time]."""
+        """Values of the policy's states [n, time, width] before the last tokens: [n, time]."""
         if self.critic is None:
             states = with_mean_so_far(states.detach())  # its errors must not move the policy
         else:
@@ -150,7 +159,7 @@ def _as_trunk(model: Any) -> LanguageModel:
 
 @contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
-    """The model as it was before it was trained, inside the ``with``."""
+    """Inside the ``with`` the model is as it was before it was trained."""
     layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     for layer in layers:
         layer.enable_adapters(False)
@@ -162,7 +171,7 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 
 
 def once_in_autocast(weight: Tensor, states: Tensor) -> Tensor:
-    """The weight in the type that a product with the states computes in."""
+    """The weight in the type in which its product with the states is computed."""
     device = weight.device.type
     autocast = torch.is_autocast_enabled(device)
     return weight.to(torch.get_autocast_dtype(device) if autocast else states.dtype)
@@ -191,23 +200,49 @@ def compare(
     reference_weight: Tensor,
     tokens: Tensor,
     temperature: float,
-) -> dict[str, Tensor]:
-    """Of every state: log-probability of its token under both, exact KL, entropy; in nats, [n].
+) -> tuple[Tensor, ...]:
+    """Compare policy and reference at every state, a few states at a time.
 
     Args:
         states, reference_states: [n, width] of policy and reference.
         weight, reference_weight: [vocabulary, width].
-        tokens: [n] what was sampled there.
+        tokens: [n] tokens that were sampled there.
+
+    Returns:
+        log-probability of each token under the policy and under the reference, exact
+        KL(policy || reference), entropy of the policy: [n] each, in nats.
     """
     weight, reference_weight = (
         once_in_autocast(w, x) for w, x in ((weight, states), (reference_weight, reference_states))
     )
-    parts: dict[str, list[Tensor]] = {n: [] for n in ("log_prob", "reference", "kl", "entropy")}
+    parts = []
     for rows in torch.arange(len(tokens), device=tokens.device).split(ROWS):
         logits = logits_of(states[rows], weight, temperature)
         reference = logits_of(reference_states[rows], reference_weight, temperature)
-        parts["log_prob"].append(log_probs(logits, tokens[rows]))
-        parts["reference"].append(log_probs(reference, tokens[rows]))
-        parts["kl"].append(chunked_kl(logits, reference))  # KL(policy || reference)
-        parts["entropy"].append(entropy_from_logits(logits))
-    return {name: torch.cat(found) for name, found in parts.items()}
+        parts.append(
+            (
+                log_probs(logits, tokens[rows]),
+                log_probs(reference, tokens[rows]),
+                chunked_kl(logits, reference),
+                entropy_from_logits(logits),
+            )
+        )
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
+def optimizer_of(policy: Policy, lr: float, value_lr: float) -> torch.optim.Adam:
+    """Adam with two rates: the policy's, and that of the value head and a separate critic.
+
+    The epsilon of 1e-5 holds back the first steps, as TensorFlow's Adam did for the published
+    settings (Huang et al. 2024, "N implementation details of RLHF with PPO", detail 1).
+    """
+    of_value = [*policy.value.parameters()]
+    if policy.critic is not None:
+        of_value += policy.critic.parameters()
+    known = {id(p) for p in of_value}
+    of_policy = [p for p in policy.parameters() if id(p) not in known]
+    groups = [
+        {"params": [p for p in parameters if p.requires_grad], "lr": rate, "peak_lr": rate}
+        for parameters, rate in ((of_policy, lr), (of_value, value_lr))
+    ]
+    return torch.optim.Adam(groups, eps=1e-5, fused=True)

@@ -1,8 +1,7 @@
 """KL-penalised PPO on a language model: ``python -m rlhf.ppo [preset] [--beta 0.1 ...]``."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -10,18 +9,18 @@ from torch import Tensor, nn
 
 from rlhf.config import PRESETS, Config
 from rlhf.objective import advantages, policy_terms, token_rewards, value_terms
-from rlhf.policy import Policy, log_probs, logits_of
-from rlhf.prompts import read_prompts
-from rlhf.report import finish, introduce, summarise, tell
-from rlhf.rollout import Completions, judge
-from rlhf.state import State, make_policy, optimizer_of
-from rlhf.task import Task
+from rlhf.policies import load_model, make_policy
+from rlhf.policy import Policy, log_probs, logits_of, optimizer_of
+from rlhf.prompts import prompts_of
+from rlhf.report import log_rollout, print_run, rollout_metrics, write_outputs
+from rlhf.rewards import Standardiser
+from rlhf.rewards.environment import Environment
+from rlhf.rollout import Completions, TokenScores, score_tokens, uniforms
 from shared import cli
 from shared.errors import UserError
 from shared.kl import AdaptiveKL, chunked_kl, kl_early_stop, log_ratio_estimator
-from shared.language_models.causal import load_causal, locate
 from shared.processes.distributed import global_sum, world_size
-from shared.processes.launch import need_whole_weights, on_main, start
+from shared.processes.launch import need_whole_weights, start
 from shared.run.run import Run
 from shared.training.advantages import standardise
 from shared.training.batches import micro_batches, stream
@@ -31,9 +30,22 @@ from shared.training.seeding import NOISE, PERMUTATION, generator
 SAME = {"no": 1e-6, "bf16": 1e-2}  # what rounding makes of KL(old || new) = 0
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A rollout as PPO reads it: [n, time] each, the reference's states [n, time, width]."""
+class State(nn.Module):
+    """What a checkpoint holds: trained parameters, coefficient, the rewards' mean and variance."""
+
+    beta: Tensor
+
+    def __init__(self, policy: Policy, scale: Standardiser, beta: float) -> None:
+        super().__init__()
+        self.trained = nn.ParameterDict(
+            {name.replace(".", "/"): p for name, p in policy.named_parameters() if p.requires_grad}
+        )
+        self.scale = scale
+        self.register_buffer("beta", torch.tensor(beta, dtype=torch.float64))
+
+
+class Batch(NamedTuple):
+    """A rollout as the update reads it: [n, time] each, reference_states [n, time, width]."""
 
     completions: Completions
     log_prob: Tensor
@@ -43,19 +55,29 @@ class Batch:
     reference_states: Tensor
 
     def at(self, rows: Tensor) -> "Batch":
-        first, *rest = (getattr(self, field.name) for field in fields(self))
-        return Batch(first.at(rows), *(x[rows] for x in rest))
+        completions, *tensors = self
+        return Batch(completions.at(rows), *(x[rows] for x in tensors))
+
+
+class LossTerms(NamedTuple):
+    """The loss, its parts and what is logged beside it, each summed over tokens."""
+
+    loss: Tensor
+    policy_loss: Tensor
+    value_loss: Tensor
+    clip_fraction: Tensor
+    kl_old_new: Tensor
 
 
 def prepare(
-    config: Config, completions: Completions, said: dict[str, Tensor], scores: Tensor, beta: float
+    config: Config, completions: Completions, tokens: TokenScores, scores: Tensor, beta: float
 ) -> tuple[Batch, float]:
     """Advantages of every token, and the coefficient of the exact KL in the loss."""
     mask, kl_weight = completions.mask, beta
     rewards = token_rewards(
-        scores, said["log_prob"], said["reference"], said["kl"], mask, beta, config.kl
+        scores, tokens.log_prob, tokens.reference, tokens.kl, mask, beta, config.kl
     )
-    advantage, target = advantages(rewards, said["value"], mask, config.gamma, config.lam)
+    advantage, target = advantages(rewards, tokens.value, mask, config.gamma, config.lam)
     if config.whiten:
         flat = advantage[mask]
         scaled = torch.zeros_like(advantage)
@@ -63,38 +85,33 @@ def prepare(
         # The loss is divided as a whole; advantages that are all equal become zeros.
         kl_weight /= flat.double().std(correction=0).item() or 1.0
         advantage = scaled
-    return Batch(
-        completions, said["log_prob"], said["value"], advantage, target, said["reference_states"]
-    ), kl_weight
+    batch = Batch(
+        completions, tokens.log_prob, tokens.value, advantage, target, tokens.reference_states
+    )
+    return batch, kl_weight
 
 
-def loss_sums(
+def loss_terms(
     config: Config, model: nn.Module, policy: Policy, part: Batch, mask: Tensor, kl_weight: float
-) -> dict[str, Tensor]:
-    """What is minimised and what is watched, each summed over the tokens of a micro-batch."""
-    given = part.completions
-    states, weight, value = model(given.tokens, given.attention, given.prompt)
+) -> LossTerms:
+    """The loss of the tokens of a micro-batch at which ``mask`` [n, time] is True."""
+    completions = part.completions
+    states, weight, value = model(completions.tokens, completions.attention, completions.prompt)
     logits = logits_of(states[mask], weight, config.temperature)
-    log_prob, old = log_probs(logits, given.answers[mask]), part.log_prob[mask]
+    log_prob, old = log_probs(logits, completions.sampled[mask]), part.log_prob[mask]
     policy_loss, clipped = policy_terms(log_prob, old, part.advantage[mask], config.clip)
     value_loss = value_terms(
         value[mask].float(), part.value[mask], part.target[mask], config.value_clip
     )
     loss = policy_loss + value_loss  # of different parameters
     if config.kl == "rb":
-        there = part.reference_states[mask]
-        reference = logits_of(there, policy.reference_weight, config.temperature)
+        reference_states, reference_weight = part.reference_states[mask], policy.reference_weight
+        reference = logits_of(reference_states, reference_weight, config.temperature)
         loss = loss + kl_weight * chunked_kl(logits, reference)
     with torch.no_grad():
-        drift = log_ratio_estimator(old, log_prob, "k3")  # KL(old || new)
-    terms = {
-        "loss": loss,
-        "policy_loss": policy_loss,
-        "value_loss": value_loss,
-        "clip_fraction": clipped.float(),
-        "kl_old_new": drift,
-    }
-    return {name: x.sum() for name, x in terms.items()}
+        kl_old_new = log_ratio_estimator(old, log_prob, "k3")
+    terms = (loss, policy_loss, value_loss, clipped.float(), kl_old_new)
+    return LossTerms(*(term.sum() for term in terms))
 
 
 def update(
@@ -107,8 +124,13 @@ def update(
     kl_weight: float,
     number: int,
 ) -> dict[str, float]:
-    """Passes of minibatch steps over rollout ``number``: Schulman et al. 2017, Algorithm 1."""
-    told, steps = dict[str, float](), 0
+    """Minibatch steps over rollout ``number`` (Schulman et al. 2017, Algorithm 1); their metrics.
+
+    Raises:
+        RuntimeError: the policy differs from the one that sampled before the first step.
+        UserError: a gradient is not finite.
+    """
+    sums, steps = dict[str, float](), 0
     for epoch in range(config.epochs):
         rng = generator("cpu", config.seed, PERMUTATION, number, epoch)
         order = torch.randperm(config.batch_size, generator=rng)
@@ -116,90 +138,86 @@ def update(
         for rows in order.to(batch.log_prob.device).chunk(config.minibatches):
             count = batch.completions.mask[rows].sum()  # tokens, over all processes and parts
             parts = micro_batches(len(rows), config.micro_batch)
-            sums = dict[str, Tensor]()
+            totals = LossTerms(*torch.zeros(len(LossTerms._fields)))
             for nth, (own, idle) in enumerate(parts, 1):
                 part = batch.at(rows[own])
                 mask = part.completions.mask & (not idle)
                 with nullcontext() if nth == len(parts) else accelerator.no_sync(model):
                     with accelerator.autocast():
-                        found = loss_sums(config, model, policy, part, mask, kl_weight)
-                    accelerator.backward(found["loss"] / count * world_size())  # DDP averages
-                sums = {name: sums.get(name, 0) + x.detach() for name, x in found.items()}
-            means = {name: (global_sum(x) / count).item() for name, x in sums.items()}
-            if not steps and means["kl_old_new"] > SAME[config.mixed_precision]:
+                        terms = loss_terms(config, model, policy, part, mask, kl_weight)
+                    accelerator.backward(terms.loss / count * world_size())  # DDP averages
+                totals = LossTerms(*(a + b.detach() for a, b in zip(totals, terms, strict=True)))
+            metrics = {n: (global_sum(x) / count).item() for n, x in totals._asdict().items()}
+            if not steps and metrics["kl_old_new"] > SAME[config.mixed_precision]:
                 raise RuntimeError(
-                    f"KL(old || new) is {means['kl_old_new']:.2g} before the first "
-                    f"step: the ratios are not 1"
+                    f"KL(old || new) is {metrics['kl_old_new']:.2g} before the first step: the "
+                    f"ratios are not 1"
                 )
-            for whose, group in zip(("policy", "value"), optimizer.param_groups, strict=True):
+            for name, group in zip(("policy", "value"), optimizer.param_groups, strict=True):
                 norm = accelerator.clip_grad_norm_(group["params"], config.max_gradient).item()
-                means[f"{whose}_gradient_norm"] = norm
+                metrics[f"{name}_gradient_norm"] = norm
                 if not norm < float("inf"):
                     raise UserError(
-                        f"gradient norm {norm} of the {whose}: not applied; --resume "
-                        f"goes on from the newest checkpoint, with a smaller --lr a "
-                        f"new run may do"
+                        f"gradient norm {norm} of the {name}: not applied; --resume continues "
+                        f"from the newest checkpoint, and a new run with a smaller --lr may help"
                     )
             optimizer.step()
             optimizer.zero_grad()
             steps += 1
-            drift += means["kl_old_new"] / config.minibatches
-            told = {name: told.get(name, 0.0) + x for name, x in means.items()}
+            drift += metrics["kl_old_new"] / config.minibatches
+            sums = {name: sums.get(name, 0.0) + x for name, x in metrics.items()}
         if config.early_stop and kl_early_stop(drift, config.early_stop, factor=1.0):
             break
-    return {name: x / steps for name, x in told.items()}
+    return {name: x / steps for name, x in sums.items()}
 
 
 def train(preset: str, config: Config) -> None:
-    """The whole of training, from prompts to the run folder's summary."""
+    """Train from prompts to the run folder's summary."""
     accelerator = start(config)
     need_whole_weights(accelerator, "rlhf.ppo: samples from")
-    device = accelerator.device
-    if config.batch_size < world_size():
+    device, size = accelerator.device, config.batch_size
+    if size < world_size():
         raise UserError(
-            f"--batch-size {config.batch_size}: is less than a completion for each of "
-            f"the {world_size()} processes"
+            f"--batch-size {size}: is less than a completion for each of the {world_size()} "
+            f"processes"
         )
-    on_main(accelerator, lambda: locate(config.model, Path(config.data)))
-    model, tokenizer = load_causal("--model", config.model, Path(config.data))
+    model, tokenizer = load_model(config, accelerator)
     policy = make_policy(config, model).to(device)
-    task = Task(config, tokenizer, model.config, config.reward, config.temperature, device)
-    prompts = read_prompts(
-        "--prompts", config.prompts, tokenizer, config.max_prompt, held_out=False
+    environment = Environment(
+        config, tokenizer, model.config, config.reward, config.temperature, device
     )
-    state = State(policy, task.scale, config.beta)
+    prompts = prompts_of(config, tokenizer, held_out=False)
+    state = State(policy, environment.scale, config.beta)
     optimizer = optimizer_of(policy, config.lr, config.value_lr)
     run = Run("rlhf-ppo", preset, config, accelerator)
     wrapped, optimizer = accelerator.prepare(policy, optimizer)
-    introduce(run, config, policy, prompts)
+    print_run(run, config, policy, prompts)
     run.attach(state, [optimizer])
     if not config.resume:
-        task.fit_scale(policy, prompts)
+        environment.fit_scale(policy, prompts)
 
     while run.epoch < config.iterations:
         if not run.steps_in_epoch:  # else it was stopped between an update and its record
             set_rates([optimizer], 1 - run.step / config.iterations)
-            size = config.batch_size
             rows = stream(len(prompts.tokens), config.seed, run.step * size, size)
-            asked = prompts.at(rows.tolist())
-            rng = generator("cpu", config.seed, NOISE, run.step)
-            uniforms = torch.rand(size, config.completion, generator=rng)
+            chosen = prompts.at(rows.tolist())
+            numbers = uniforms(size, config.completion, config.seed, NOISE, run.step)
             with accelerator.autocast(), torch.no_grad():
-                completions = task.complete(policy.lm, asked, uniforms.to(device))
-                said = judge(policy, completions, config.temperature, config.micro_batch)
-                scores, told = task.score(config, asked, completions)
+                completions = environment.complete(policy.lm, chosen, numbers)
+                tokens = score_tokens(policy, completions, config.temperature, config.micro_batch)
+                scores, metrics = environment.score(config, chosen, completions)
             beta = state.beta.item()
-            batch, kl_weight = prepare(config, completions, said, scores, beta)
-            told |= update(
+            batch, kl_weight = prepare(config, completions, tokens, scores, beta)
+            metrics |= update(
                 config, accelerator, wrapped, policy, optimizer, batch, kl_weight, run.step
             )
-            told |= summarise(said, completions.mask, scores, completions.ended, beta, batch.target)
+            metrics |= rollout_metrics(tokens, completions, scores, batch.target, beta)
             if config.kl_target:  # Ziegler et al. 2019, section 2.2
                 penalty = AdaptiveKL(beta, config.kl_target, config.kl_horizon)
-                state.beta.fill_(penalty.update(told["objective/kl"], size))
-            run.stepped(**{name: torch.as_tensor(value) for name, value in told.items()})
+                state.beta.fill_(penalty.update(metrics["objective/kl"], size))
+            run.stepped(**{name: torch.as_tensor(value) for name, value in metrics.items()})
         metrics = run.end_epoch()
-        tell(run, config, metrics)
+        log_rollout(run, config, metrics)
         if run.epoch % config.checkpoint_every == 0:
             run.save()
         if config.max_kl and metrics["objective/kl"] > config.max_kl:
@@ -208,12 +226,11 @@ def train(preset: str, config: Config) -> None:
 
     policy = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # evaluated in float32
     if run.close():
-        finish(run, config, policy, task, tokenizer)
+        write_outputs(run, config, policy, environment)
 
 
 def main() -> None:
-    preset, config = cli.read_config(PRESETS, "python -m rlhf.ppo")
-    train(preset, config)
+    train(*cli.read_config(PRESETS, "python -m rlhf.ppo"))
 
 
 if __name__ == "__main__":

@@ -13,19 +13,18 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from rlhf import pictures
 from rlhf.policies import save_model
 from rlhf.prompts import read_preferences
+from rlhf.report import training_summary
 from rlhf.rewards.reward_model import load_reward_model
-from rlhf.trl import TrainerConfig, adapter, common, first
+from rlhf.trl import TrainerConfig, adapter, first, trainer_arguments
 from shared import cli
 from shared.config import Count, CountOrZero, NonNegative
-from shared.errors import UserError, full_disk_is_a_user_error
+from shared.errors import UserError
 from shared.language_models.causal import load_causal, locate
 from shared.language_models.trl import third_party, train_with
 from shared.processes.launch import on_main, start
-from shared.run.folder import read_metrics, write_json
-from shared.run.report import push
+from shared.run.report import finish_run, model_card, print_setup
 from shared.run.run import Run
 from shared.training.seeding import NOISE, generator
 from shared.training.statistics import mean_and_standard_error
@@ -45,7 +44,7 @@ class Config(TrainerConfig):
     """movies: the committed pairs. Or a file or a data set of the Hub with the columns `prompt`,
     `chosen`, `rejected`, text or conversational. Pairs of held-out prompts are not trained on."""
     limit: CountOrZero = 0
-    """Only the first so many pairs, also of the held-out ones. 0: all."""
+    """Number of pairs at most, the first ones; also of the held-out pairs. 0: all."""
     center_rewards_coefficient: NonNegative = 0.01
     """Weight of (chosen + rejected)^2 in the loss, which alone decides where zero is (Eisenstein
     et al. 2023: 0.01)."""
@@ -54,9 +53,7 @@ class Config(TrainerConfig):
 
 
 PRESETS = {
-    "smoke": Config(
-        lora=4, limit=16, batch_size=4, micro_batch=2, epochs=1, warmup=0, checkpoint_every=2
-    ),
+    "smoke": Config(lora=4, limit=16, batch_size=4, micro_batch=2, warmup=0, checkpoint_every=2),
     "default": Config(lr=1e-3, batch_size=32),
     "paper": Config(  # Rafailov et al. 2023: gpt2-large, 3 epochs
         model="openai-community/gpt2-large",
@@ -70,14 +67,14 @@ PRESETS = {
 }
 
 
-def classifier(config: Config, root: Path) -> tuple[Any, PreTrainedTokenizerBase]:
+def classifier(config: Config) -> tuple[Any, PreTrainedTokenizerBase]:
     """The language model with a score in place of its output weights, drawn from
     N(0, 1 / (width + 1)) (Stiennon et al. 2020).
 
     Raises:
         UserError: as ``load_causal``; transformers has no such classifier of this kind of model.
     """
-    lm, tokenizer = load_causal("--model", config.model, root)
+    lm, tokenizer = load_causal("--model", config.model, Path(config.data))
     settings = copy.deepcopy(lm.config)
     settings.num_labels = 1
     try:
@@ -85,8 +82,8 @@ def classifier(config: Config, root: Path) -> tuple[Any, PreTrainedTokenizerBase
         head: nn.Linear = model.score
     except (ValueError, AttributeError) as error:
         raise UserError(
-            f"--model {config.model}: a {settings.model_type} model cannot be made "
-            f"into a classifier with a score"
+            f"--model {config.model}: a {settings.model_type} model cannot be made into a "
+            f"classifier with a score"
         ) from error
     model.base_model.load_state_dict(lm.base_model.state_dict())
     rng = generator("cpu", config.seed, NOISE)
@@ -95,13 +92,12 @@ def classifier(config: Config, root: Path) -> tuple[Any, PreTrainedTokenizerBase
 
 
 def train(preset: str, config: Config) -> None:
-    """The whole of training, from pairs to the run folder's summary."""
+    """Train from pairs to the run folder's summary."""
     from trl import RewardConfig, RewardTrainer  # seconds to import
 
     accelerator = start(config)
-    root = Path(config.data)
-    on_main(accelerator, lambda: locate(config.model, root))
-    model, tokenizer = classifier(config, root)
+    on_main(accelerator, lambda: locate(config.model, Path(config.data)))
+    model, tokenizer = classifier(config)
     pairs, unseen = (
         first(read_preferences("--preferences", config.preferences, held_out=part), config.limit)
         for part in (False, True)
@@ -112,7 +108,7 @@ def train(preset: str, config: Config) -> None:
         trainer = RewardTrainer(
             model=model,
             args=RewardConfig(
-                **common(run, config),
+                **trainer_arguments(run, config),
                 center_rewards_coefficient=config.center_rewards_coefficient or None,
                 num_train_epochs=config.epochs,
                 max_length=None,
@@ -122,43 +118,28 @@ def train(preset: str, config: Config) -> None:
             processing_class=tokenizer,
             peft_config=lora,
         )
-    run.say(
-        f"run      {run.folder}\n"
-        f"data     {len(pairs):,} pairs to train on, {config.epochs} passes; "
-        f"{len(unseen):,} held out"
+    print_setup(
+        run,
+        data=f"{len(pairs):,} pairs to train on, {config.epochs} passes; {len(unseen):,} held out",
     )
     if train_with(trainer, run, config.checkpoint_every):
-        leave(run, config, trainer.model, tokenizer, unseen)
+        write_outputs(run, config, trainer.model, tokenizer, unseen)
 
 
-def leave(
+def write_outputs(
     run: Run, config: Config, model: Any, tokenizer: PreTrainedTokenizerBase, unseen: Any
 ) -> None:
-    """model/, pictures/ and summary.json; the accuracy is that of the model as it is read back."""
-    seconds, folder = round(run.elapsed(), 1), run.folder / "model"
-    records = read_metrics(run.folder)
-    with full_disk_is_a_user_error(run.folder / "pictures"):
-        (run.folder / "pictures").mkdir(exist_ok=True)
-    pictures.curves(
-        records, ("loss", "accuracy", "margin"), run.folder / "pictures" / "training.png"
-    )
+    """Write model/, pictures/ and summary.json; the stored model is read back and evaluated."""
+    summary, folder = training_summary(run, ("loss", "accuracy", "margin")), run.folder / "model"
     save_model(folder, run.preset, config, model, tokenizer, {}, "")
     metrics = evaluate(folder, Path(config.data), unseen)
-    save_model(
-        folder, run.preset, config, model, tokenizer, metrics, card(run.preset, config, metrics)
+    text = card(run.preset, config, metrics)
+    save_model(folder, run.preset, config, model, tokenizer, metrics, text)
+    finish_run(
+        run,
+        summary | {"evaluation": metrics},
+        f"\n{headline(metrics)}\n\nin {run.elapsed():.0f} s; model in {folder}",
     )
-    write_json(
-        run.folder / "summary.json",
-        {
-            "steps": run.step,
-            "training_seconds": seconds,
-            "training": records[-1],
-            "evaluation": metrics,
-        },
-    )
-    run.say(f"\n{headline(metrics)}\n\nin {run.elapsed():.0f} s; model in {folder}")
-    if config.push_to_hub:
-        run.say(f"uploaded to {push(folder, config.push_to_hub)}")
 
 
 def evaluate(folder: Path, root: Path, pairs: Any) -> dict[str, Any]:
@@ -172,12 +153,17 @@ def evaluate(folder: Path, root: Path, pairs: Any) -> dict[str, Any]:
         torch.tensor(reward(prompts, [row[side] for row in rows])).double()
         for side in ("chosen", "rejected")
     )
-    told: dict[str, Any] = {"pairs": len(rows)}
-    right = (chosen > rejected).double()
-    told["accuracy"], told["accuracy_standard_error"] = mean_and_standard_error(right)
-    told["margin"], told["margin_standard_error"] = mean_and_standard_error(chosen - rejected)
-    told["chosen"], told["rejected"] = chosen.mean().item(), rejected.mean().item()
-    return told
+    accuracy, accuracy_error = mean_and_standard_error((chosen > rejected).double())
+    margin, margin_error = mean_and_standard_error(chosen - rejected)
+    return {
+        "pairs": len(rows),
+        "accuracy": accuracy,
+        "accuracy_standard_error": accuracy_error,
+        "margin": margin,
+        "margin_standard_error": margin_error,
+        "chosen": chosen.mean().item(),
+        "rejected": rejected.mean().item(),
+    }
 
 
 def headline(metrics: dict[str, Any]) -> str:
@@ -190,37 +176,20 @@ def headline(metrics: dict[str, Any]) -> str:
 
 
 def card(preset: str, config: Config, metrics: dict[str, Any]) -> str:
-    """The model card: what it is, how it was trained, what it reached, how to load it."""
-    told = tuple(
-        """
-        model lora preferences batch_size epochs lr center_rewards_coefficient seed
-    """.split()
+    """The model card: how it was trained, what it reached, how to load it."""
+    names = "model lora preferences batch_size epochs lr center_rewards_coefficient seed".split()
+    return model_card(
+        f"Reward model from {config.model}, preset `{preset}` of KL Zoo",
+        ["reward-model", "kl-zoo"],
+        library="peft",
+        result=headline(metrics),
+        options={name: getattr(config, name) for name in names},
+        code="from pathlib import Path\nfrom rlhf.rewards import load_reward\n\n"
+        'reward = load_reward("--reward", "path/to/this/folder", Path("data"))\n'
+        'reward(prompts=["The acting in this film"], completions=[" is a delight."])',
+        note="Limits: it has read short openings of film reviews, nothing else; a policy trained "
+        "to please it\nlong enough finds texts that it likes and nobody else does.",
     )
-    options = "\n".join(f"| {name} | {getattr(config, name)} |" for name in told)
-    return f"""---
-license: apache-2.0
-library_name: peft
-tags: [reward-model, kl-zoo]
----
-# Reward model from {config.model}, preset `{preset}` of KL Zoo
-
-{headline(metrics)}
-
-| option | value |
-|---|---|
-{options}
-
-```python
-from pathlib import Path
-from rlhf.rewards import load_reward
-
-reward = load_reward("--reward", "path/to/this/folder", Path("data"))
-reward(prompts=["The acting in this film"], completions=[" is a delight."])
-```
-
-Limits: it has read short openings of film reviews, nothing else; a policy trained to please it
-long enough finds texts that it likes and nobody else does.
-"""
 
 
 def main() -> None:

@@ -2,26 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf import pictures
+from rlhf.policies import load_model
 from rlhf.policy import Policy
-from rlhf.prompts import Prompts, read_prompts
-from rlhf.reference_kl import ReferenceKL
-from rlhf.report import finish
+from rlhf.prompts import Prompts, prompts_of
 from rlhf.rewards import call
-from rlhf.task import Task
-from rlhf.trl import TrainerConfig, adapter, common
+from rlhf.rewards.environment import Environment
+from rlhf.trl import ReferenceKL, TrainerConfig, adapter, train_policy, trainer_arguments
 from shared import cli
 from shared.config import Count, Positive
 from shared.errors import UserError
-from shared.language_models.causal import load_causal, locate
-from shared.language_models.trl import third_party, train_with
-from shared.processes.launch import on_main, start
-from shared.run.folder import read_metrics
+from shared.language_models.trl import third_party
+from shared.processes.launch import start
+from shared.run.report import print_setup
 from shared.run.run import Run
 from shared.training.batches import stream
 
@@ -42,10 +38,10 @@ class Config(TrainerConfig):
     warmup: int = 0
     """Steps over which the learning rate rises to its peak."""
     reward: tuple[str, ...] = ("pretrained",)
-    """What is maximised, the mean if there are several: as in rlhf.ppo."""
+    """Rewards to maximise, as in rlhf.ppo; of several the mean."""
     normalise: bool = True
     """Shift and scale each reward to mean 0 and variance 1 over the reference's completions, as
-    rlhf.ppo does: else one beta is not the same dial in both."""
+    rlhf.ppo does; without it one beta does not mean the same in both."""
     reward_clip: Positive = 10.0
     """Rewards are cut to [-this, this]."""
     beta: Positive = 0.1
@@ -54,30 +50,30 @@ class Config(TrainerConfig):
     num_generations: int = 4
     """Completions of each prompt; the mean reward of the others is a completion's baseline."""
     temperature: Positive = 1.0
-    """Of sampling, and of every log-probability and KL. There is no top-k and no top-p."""
+    """Temperature of sampling, and of every log-probability and KL. There is no top-k, no top-p."""
     steps: Count = 40
-    """Optimiser steps, each on completions of its own."""
+    """Optimiser steps, each on new completions."""
     kl_prompts: Count = 32
     """Held-out prompts on which KL(policy || reference) is measured during training."""
     kl_every: Count = 10
     """Optimiser steps between these measurements."""
 
     def conflicts(self) -> list[str]:
-        """Combinations that mean nothing, each with what to change."""
-        found = super().conflicts()
+        """Combinations that make no sense, each with what to change."""
+        problems = super().conflicts()
         if self.num_generations < 2:
-            found.append(
+            problems.append(
                 f"--num-generations {self.num_generations}: must be >= 2, or there is "
                 f"no other completion to compare with"
             )
         elif self.batch_size % self.num_generations:
-            found.append(
+            problems.append(
                 f"--num-generations {self.num_generations}: must divide --batch-size "
                 f"{self.batch_size}"
             )
         if not self.reward:
-            found.append("--reward: name at least one")
-        return found
+            problems.append("--reward: name at least one")
+        return problems
 
 
 PRESETS = {
@@ -113,8 +109,9 @@ PRESETS = {
 }
 
 
-def reward_of(task: Task, config: Config) -> Callable[..., list[float]]:
-    """The rewards as one function of TRL's signature, which also logs each as it is."""
+def reward_of(environment: Environment, config: Config) -> Callable[..., list[float]]:
+    """The rewards as one function that TRL calls, which also logs each as it is."""
+    names = environment.names
 
     def score(
         prompts: list[str],
@@ -123,22 +120,20 @@ def reward_of(task: Task, config: Config) -> Callable[..., list[float]]:
         log_metric: Callable[[str, float], None],
         **columns: Any,
     ) -> list[float]:
-        found = call(task.rewards, task.names, prompts, completions, completion_ids, columns)
-        for name, mean in zip(task.names, found.mean(0).tolist(), strict=True):
+        rewards = call(environment.rewards, names, prompts, completions, completion_ids, columns)
+        for name, mean in zip(names, rewards.mean(0).tolist(), strict=True):
             log_metric(f"rewards/{name}/mean", mean)
-        scaled = task.scale(found) if config.normalise else found
-        clip = config.reward_clip
-        told: list[float] = scaled.mean(1).clamp(-clip, clip).tolist()
-        return told
+        scaled = environment.scale(rewards) if config.normalise else rewards
+        scores: list[float] = scaled.mean(1).clamp(-config.reward_clip, config.reward_clip).tolist()
+        return scores
 
     return score
 
 
 def dataset_of(prompts: Prompts, config: Config, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The prompts of the whole run in the order in which they are asked, that of rlhf.ppo.
+    """The prompts of the whole run in the order of rlhf.ppo, as one pass.
 
-    A pass over the prompts of TRL's own would start with the first order again when a run is
-    resumed; there is one pass here.
+    In several passes a resumed run of TRL's would begin with the first pass's order again.
 
     Raises:
         UserError: TRL would make other tokens of a text, such as a second beginning-of-text.
@@ -147,44 +142,33 @@ def dataset_of(prompts: Prompts, config: Config, tokenizer: PreTrainedTokenizerB
 
     if tokenizer(prompts.texts)["input_ids"] != prompts.tokens:
         raise UserError(
-            "--prompts: with the chat template applied they have other tokens than "
-            "this tokenizer gives a text; TRL's RLOO cannot read them"
+            "--prompts: with the chat template applied they have other tokens than this "
+            "tokenizer makes of a text; TRL's RLOO cannot read them"
         )
-    asked = config.steps * config.batch_size // config.num_generations
-    chosen = prompts.at(stream(len(prompts.texts), config.seed, 0, asked).tolist())
-    return Dataset.from_dict({"prompt": chosen.texts, **chosen.columns})
+    count = config.steps * config.batch_size // config.num_generations
+    rows = prompts.at(stream(len(prompts.texts), config.seed, 0, count).tolist())
+    return Dataset.from_dict({"prompt": rows.texts, **rows.columns})
 
 
 def train(preset: str, config: Config) -> None:
-    """The whole of training, from prompts to the run folder's summary."""
+    """Train from prompts to the run folder's summary."""
     from trl import RLOOConfig, RLOOTrainer  # seconds to import
 
     accelerator = start(config)
-    root = Path(config.data)
-    on_main(accelerator, lambda: locate(config.model, root))
-    model, tokenizer = load_causal("--model", config.model, root)
+    model, tokenizer = load_model(config, accelerator)
     tokenizer.padding_side = "left"
-    task = Task(config, tokenizer, model.config, config.reward, config.temperature)
-    prompts, unseen = (
-        read_prompts(
-            "--prompts",
-            config.prompts,
-            tokenizer,
-            config.max_prompt,
-            held_out=part,
-            limit=config.kl_prompts if part else 0,
-        )
-        for part in (False, True)
-    )
+    environment = Environment(config, tokenizer, model.config, config.reward, config.temperature)
+    prompts = prompts_of(config, tokenizer, held_out=False)
+    unseen = prompts_of(config, tokenizer, held_out=True, limit=config.kl_prompts)
     data = dataset_of(prompts, config, tokenizer)
     lora = adapter(config, model, "CAUSAL_LM")
     run = Run("rlhf-rloo", preset, config, accelerator)
     with third_party():
         trainer = RLOOTrainer(
             model=model,
-            reward_funcs=[reward_of(task, config)],
+            reward_funcs=[reward_of(environment, config)],
             args=RLOOConfig(
-                **common(run, config),
+                **trainer_arguments(run, config),
                 beta=config.beta,
                 num_generations=config.num_generations,
                 temperature=config.temperature,
@@ -201,20 +185,17 @@ def train(preset: str, config: Config) -> None:
         )
     policy = Policy(trainer.model, trainer.ref_model).to(accelerator.device)
     if config.normalise:
-        task.fit_scale(policy, prompts)
-    run.say(
-        f"run      {run.folder}\n"
-        f"reward   {' '.join(config.reward)}; beta {config.beta:g}\n"
-        f"data     {len(prompts.texts):,} prompts, completions of {config.completion} tokens\n"
-        f"batch    {config.batch_size} completions = {config.batch_size // config.num_generations}"
-        f" prompts x {config.num_generations}; {config.steps} steps\n"
-        f"units    KL in nats per sequence; kl as TRL has it is per token"
+        environment.fit_scale(policy, prompts)
+    print_setup(
+        run,
+        reward=f"{' '.join(config.reward)}; beta {config.beta:g}",
+        data=f"{len(prompts.texts):,} prompts, completions of {config.completion} tokens",
+        batch=f"{config.batch_size} completions = {config.batch_size // config.num_generations} "
+        f"prompts x {config.num_generations}; {config.steps} steps",
+        units="KL in nats per sequence; TRL's own metric `kl` is per token",
     )
-    trainer.add_callback(ReferenceKL(run, policy, task, unseen, config.kl_every))
-    if train_with(trainer, run, config.checkpoint_every):
-        finish(run, config, policy, task, tokenizer)
-        panels = ("reward", "kl", "entropy")
-        pictures.curves(read_metrics(run.folder), panels, run.folder / "pictures" / "trl.png")
+    measure = ReferenceKL(run, policy, environment, unseen, config.kl_every)
+    train_policy(run, config, trainer, measure, ("reward", "kl", "entropy"), "trl.png")
 
 
 def main() -> None:

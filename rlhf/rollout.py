@@ -1,33 +1,32 @@
-"""Completions, what they are worth, and what policy and reference say about every token of them."""
+"""Rollouts: completions sampled from the policy, and policy and reference at every token."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.policy import Policy, compare
+from shared.kl import log_ratio_estimator
 from shared.language_models.causal import LanguageModel
 from shared.processes.distributed import global_rows, own_rows
+from shared.training.seeding import generator
 
 
 @dataclass(frozen=True)
 class Completions:
     """Prompts padded on the left, completions cut behind their first end-of-text.
 
-    tokens [n, prompt + time] int64; attention [n, prompt + time] bool, False at padding; mask
-    [n, time] bool, True for the completion's tokens, its end-of-text among them; ended [n] bool,
-    whether there is one. Masks come from lengths, never from what a token is: the padding may be
-    the end-of-text. states [n, time, width], the model's before every token, if it just sampled
-    them.
+    Masks come from lengths, never from tokens: the padding may be the end-of-text.
     """
 
-    tokens: Tensor
-    attention: Tensor
-    mask: Tensor
-    ended: Tensor
-    states: Tensor | None = None
+    tokens: Tensor  # [n, prompt + time] int64
+    attention: Tensor  # [n, prompt + time] bool, False at padding
+    mask: Tensor  # [n, time] bool, True at the completion's tokens, with its end-of-text
+    ended: Tensor  # [n] bool, whether there is an end-of-text
+    states: Tensor | None = None  # [n, time, width] before every token, if just sampled from
 
     @property
     def prompt(self) -> int:
@@ -35,7 +34,7 @@ class Completions:
         return self.tokens.shape[1] - self.mask.shape[1]
 
     @property
-    def answers(self) -> Tensor:
+    def sampled(self) -> Tensor:
         """[n, time] the completions' tokens."""
         return self.tokens[:, self.prompt :]
 
@@ -45,14 +44,13 @@ class Completions:
             self.tokens[rows], self.attention[rows], self.mask[rows], self.ended[rows], states
         )
 
-    def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """The completions as text, without special tokens."""
-        kept = [row[mask].tolist() for row, mask in zip(self.answers, self.mask, strict=True)]
-        return tokenizer.batch_decode(kept, skip_special_tokens=True)
-
     def token_lists(self) -> list[list[int]]:
         """The completions' tokens, each list as long as its completion."""
-        return [row[mask].tolist() for row, mask in zip(self.answers, self.mask, strict=True)]
+        return [row[mask].tolist() for row, mask in zip(self.sampled, self.mask, strict=True)]
+
+    def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """The completions as text, without special tokens."""
+        return tokenizer.batch_decode(self.token_lists(), skip_special_tokens=True)
 
 
 def padded(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
@@ -64,21 +62,26 @@ def padded(prompts: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tens
 
 
 def cut_at_end(tokens: Tensor, attention: Tensor, ends: Sequence[int], padding: int) -> Completions:
-    """Sampled tokens [n, prompt + time] with what follows the first end-of-text taken away."""
+    """Sampled tokens [n, prompt + time] without what follows the first end-of-text."""
     prompt = attention.shape[1]
-    answers = tokens[:, prompt:]
-    is_end = torch.isin(answers, answers.new_tensor(list(ends)))
+    sampled = tokens[:, prompt:]
+    is_end = torch.isin(sampled, sampled.new_tensor(list(ends)))
     over = is_end.cumsum(1) - is_end.long() > 0
     mask = ~over
-    tokens = torch.cat([tokens[:, :prompt], answers.masked_fill(over, padding)], 1)
+    tokens = torch.cat([tokens[:, :prompt], sampled.masked_fill(over, padding)], 1)
     return Completions(tokens, torch.cat([attention, mask], 1), mask, (is_end & mask).any(1))
 
 
 def end_tokens(model_config: object, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token that ends a text: the tokenizer's, and those of the model's configuration."""
-    configured = getattr(model_config, "eos_token_id", None)
-    found = configured if isinstance(configured, list) else [configured]
-    return sorted({int(token) for token in [*found, tokenizer.eos_token_id] if token is not None})
+    ends = getattr(model_config, "eos_token_id", None)
+    ends = ends if isinstance(ends, list) else [ends]
+    return sorted({int(token) for token in [*ends, tokenizer.eos_token_id] if token is not None})
+
+
+def uniforms(count: int, length: int, *key: int) -> Tensor:
+    """Random numbers in [0, 1) to sample from, [count, length], a function of the key alone."""
+    return torch.rand(count, length, generator=generator("cpu", *key))
 
 
 @torch.no_grad()
@@ -95,44 +98,62 @@ def sample(
     Args:
         uniforms: [n, time] random numbers in [0, 1).
     """
-    tokens, attention = (x.to(uniforms.device) for x in padded(prompts, padding))
+    device = lm.weight.device
+    tokens, attention = (x.to(device) for x in padded(prompts, padding))
     own, states = lm.sample(
-        own_rows(tokens), own_rows(uniforms), temperature, own_rows(attention), ends
+        own_rows(tokens), own_rows(uniforms.to(device)), temperature, own_rows(attention), ends
     )
-    found = cut_at_end(global_rows(own), attention, ends, padding)
-    return replace(found, states=global_rows(states))
+    completions = cut_at_end(global_rows(own), attention, ends, padding)
+    return replace(completions, states=global_rows(states))
+
+
+class TokenScores(NamedTuple):
+    """Policy and reference at every token of completions, in nats: [n, time], 0 where masked."""
+
+    log_prob: Tensor  # of the token under the policy
+    reference: Tensor  # of the token under the reference
+    kl: Tensor  # KL(policy || reference) over the vocabulary, before the token
+    entropy: Tensor  # of the policy, before the token
+    value: Tensor
+    reference_states: Tensor  # [n, time, width], not masked
+
+    def sequence_kl(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """KL(policy || reference) of every completion, estimated twice: [n] each, in nats.
+
+        Rao-Blackwellised, exact at every sampled prefix (Amini et al. 2025), and k1.
+        """
+        k1 = log_ratio_estimator(self.log_prob, self.reference, "k1", mask=mask)
+        return torch.where(mask, self.kl, 0.0).sum(1), k1.sum(1)
 
 
 @torch.no_grad()
-def judge(
+def score_tokens(
     policy: Policy, completions: Completions, temperature: float, micro_batch: int
-) -> dict[str, Tensor]:
-    """What policy and reference say, in nats, and the values: [n, time] each.
+) -> TokenScores:
+    """Forward passes of policy, value function and reference, ``micro_batch`` rows at a time.
 
-    ``log_prob`` and ``reference`` of the tokens, exact ``kl``(policy || reference) and ``entropy``
-    of the states, ``value``, and the ``reference_states`` [n, time, width] they were computed from.
-    All but the last are 0 at masked positions. The policy's states are those that it sampled from.
+    The policy's states are those that it sampled from, if the completions have them.
     """
-    parts: list[dict[str, Tensor]] = []
+    parts = []
     rows = own_rows(torch.arange(len(completions.tokens)))
-    for chosen in rows.split(micro_batch):
-        part = completions.at(chosen)
+    for part in map(completions.at, rows.split(micro_batch)):
         states, weight = part.states, policy.lm.weight
         if states is None:
             states, weight, value = policy(part.tokens, part.attention, part.prompt)
         else:
             value = policy.values(states, part.tokens, part.attention)
-        there = policy.reference(part.tokens, part.attention, part.prompt)
+        reference = policy.reference(part.tokens, part.attention, part.prompt)
         mask = part.mask
-        flat = compare(
+        compared = compare(
             states[mask],
             weight,
-            there[mask],
+            reference[mask],
             policy.reference_weight,
-            part.answers[mask],
+            part.sampled[mask],
             temperature,
         )
-        flat["value"] = value[mask].float()
-        found = {name: x.new_zeros(mask.shape).masked_scatter(mask, x) for name, x in flat.items()}
-        parts.append(found | {"reference_states": there})
-    return {name: global_rows(torch.cat([part[name] for part in parts])) for name in parts[0]}
+        flat = (*compared, value[mask].float())
+        rectangles = (x.new_zeros(mask.shape).masked_scatter(mask, x) for x in flat)
+        parts.append(TokenScores._make((*rectangles, reference)))
+    columns = zip(*parts, strict=True)
+    return TokenScores._make(global_rows(torch.cat(column)) for column in columns)

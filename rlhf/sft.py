@@ -1,6 +1,6 @@
 """Supervised fine-tuning by TRL: ``python -m rlhf.sft [preset] [--text FILE ...]``.
 
-The model it leaves is a whole one, its adapter merged: the reference of what is trained next,
+It writes a whole model, its adapter merged, which is the reference of the next training:
 ``python -m rlhf.dpo --model runs/rlhf-sft-default/model``.
 """
 
@@ -10,20 +10,20 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf import pictures
+from rlhf.policies import load_model
 from rlhf.policy import Policy
-from rlhf.prompts import is_held_out, read_preferences, read_prompts
+from rlhf.prompts import is_held_out, prompts_of, read_preferences
 from rlhf.prompts.rows import read_rows
-from rlhf.report import leave
-from rlhf.task import Task
-from rlhf.trl import TrainerConfig, adapter, common, first
+from rlhf.report import training_summary, write_policy
+from rlhf.rewards.environment import Environment
+from rlhf.trl import TrainerConfig, adapter, first, trainer_arguments
 from shared import cli
 from shared.config import Count, CountOrZero
-from shared.errors import UserError, full_disk_is_a_user_error
-from shared.language_models.causal import load_causal, locate
+from shared.errors import UserError
+from shared.language_models.causal import load_causal
 from shared.language_models.trl import third_party, train_with
-from shared.processes.launch import on_main, start
-from shared.run.folder import read_metrics
+from shared.processes.launch import start
+from shared.run.report import print_setup
 from shared.run.run import Run
 
 COLUMNS = (("prompt", "completion"), ("messages",), ("text",))  # what SFTTrainer reads
@@ -31,7 +31,7 @@ COLUMNS = (("prompt", "completion"), ("messages",), ("text",))  # what SFTTraine
 
 @dataclass(frozen=True)
 class Config(TrainerConfig):
-    """Teach a language model to write what the examples say."""
+    """Teach a language model to write like the examples."""
 
     METHOD = "supervised fine-tuning"
 
@@ -40,7 +40,7 @@ class Config(TrainerConfig):
     .parquet) or a data set of the Hub with the columns `prompt` and `completion`, of which the
     completion is learnt, `messages`, or `text`. Examples of held-out prompts are not trained on."""
     limit: CountOrZero = 0
-    """Only the first so many examples. 0: all."""
+    """Number of examples at most, the first ones. 0: all."""
     length: Count = 512
     """Tokens of an example at most; longer ones are cut."""
     epochs: Count = 1
@@ -53,7 +53,6 @@ PRESETS = {
         limit=16,
         batch_size=4,
         micro_batch=2,
-        epochs=1,
         warmup=0,
         completion=8,
         evaluation_prompts=4,
@@ -105,25 +104,21 @@ def read_examples(option: str, source: str, tokenizer: PreTrainedTokenizerBase) 
 
 
 def train(preset: str, config: Config) -> None:
-    """The whole of training, from examples to the run folder's summary."""
+    """Train from examples to the run folder's summary."""
     from trl import SFTConfig, SFTTrainer  # seconds to import
 
     accelerator = start(config)
-    root = Path(config.data)
-    on_main(accelerator, lambda: locate(config.model, root))
-    model, tokenizer = load_causal("--model", config.model, root)
+    model, tokenizer = load_model(config, accelerator)
     examples = first(read_examples("--text", config.text, tokenizer), config.limit)
-    task = Task(config, tokenizer, model.config, rewards=())
-    read_prompts(
-        "--prompts", config.prompts, tokenizer, config.max_prompt, held_out=True, limit=1
-    )  # better refused now than after training
+    environment = Environment(config, tokenizer, model.config, rewards=())
+    prompts_of(config, tokenizer, held_out=True, limit=1)  # refused now rather than after training
     lora = adapter(config, model, "CAUSAL_LM")
     run = Run("rlhf-sft", preset, config, accelerator)
     with third_party():
         trainer = SFTTrainer(
             model=model,
             args=SFTConfig(
-                **common(run, config),
+                **trainer_arguments(run, config),
                 num_train_epochs=config.epochs,
                 max_length=config.length,
             ),
@@ -131,19 +126,13 @@ def train(preset: str, config: Config) -> None:
             processing_class=tokenizer,
             peft_config=lora,
         )
-    run.say(f"run      {run.folder}\ndata     {len(examples):,} examples, {config.epochs} passes")
+    print_setup(run, data=f"{len(examples):,} examples, {config.epochs} passes")
     if train_with(trainer, run, config.checkpoint_every):
-        seconds, records = round(run.elapsed(), 1), read_metrics(run.folder)
-        with full_disk_is_a_user_error(run.folder / "pictures"):
-            (run.folder / "pictures").mkdir(exist_ok=True)
-        pictures.curves(
-            records, ("loss", "mean_token_accuracy"), run.folder / "pictures" / "training.png"
-        )
+        summary = training_summary(run, ("loss", "mean_token_accuracy"))
         whole = trainer.model.merge_and_unload() if lora else trainer.model
-        reference, _ = load_causal("--model", config.model, root)
-        policy = Policy(whole, reference.to(accelerator.device)).to(accelerator.device)
-        summary = {"steps": run.step, "training_seconds": seconds, "training": records[-1]}
-        leave(run, config, policy, task, tokenizer, summary)
+        reference, _ = load_causal("--model", config.model, Path(config.data))
+        policy = Policy(whole, reference).to(accelerator.device)
+        write_policy(run, config, policy, environment, summary)
 
 
 def main() -> None:

@@ -22,26 +22,25 @@ T = TypeVar("T")
 
 
 def run(main: Callable[[], None], prog: str) -> None:
-    """Call ``main``; a UserError becomes one line on stderr and exit code 2.
-
-    One process of several ends here, with its exit code.
-    """
-    code, several = 0, False
+    """Call ``main`` and exit with its code; an error for people becomes one line on stderr."""
+    code, message, several = 0, "", False
     try:
         main()
     except UserError as error:
-        code = _say(prog, f"error: {error}", BAD_INPUT)
+        code, message = BAD_INPUT, f"error: {error}"
     except Interrupted as stop:
-        code = _say(prog, str(stop), stop.exit_code)
+        code, message = stop.exit_code, str(stop)
     except KeyboardInterrupt:
-        code = _say(prog, "interrupted", 130)
+        code, message = 130, "interrupted"
     except OSError as error:
         if error.filename is None:  # not about a file the user can do something about
             raise
-        code = _say(prog, f"error: {error.filename}: {error.strerror}", BAD_INPUT)
+        code, message = BAD_INPUT, f"error: {error.filename}: {error.strerror}"
     finally:
         if several := dist.is_initialized():
             dist.destroy_process_group()
+    if message and os.environ.get("RANK", "0") == "0":
+        print(f"{prog}: {message}", file=sys.stderr)
     if several:
         # Not through the interpreter's end: there a thread of gloo that still holds a tensor aborts
         # the process now and then, and with it the run (pytorch/pytorch#179291).
@@ -52,33 +51,27 @@ def run(main: Callable[[], None], prog: str) -> None:
         sys.exit(code)
 
 
-def _say(prog: str, message: str, code: int) -> int:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{prog}: {message}", file=sys.stderr)
-    return code
-
-
 def read_config(
     presets: Mapping[str, C], prog: str, argv: Sequence[str] | None = None
 ) -> tuple[str, C]:
     """Preset name and configuration from ``[preset] [--option value ...]``, checked as a whole.
 
-    With ``--resume RUN`` the configuration is the run's own; options that would change its result
-    are refused.
+    With ``--resume RUN`` the configuration is that of the run; options that would change its
+    result are refused.
 
     Raises:
         UserError: unknown preset or option (with the nearest name), a value of the wrong type or
             outside its range; all problems of the last kind in one message.
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    chosen = bool(args) and not args[0].startswith("-")
-    name = args.pop(0) if chosen else "default"
+    named = bool(args) and not args[0].startswith("-")
+    name = args.pop(0) if named else "default"
     if name not in presets:
         raise UserError(f"unknown preset {name!r}{nearest(name, presets)}: {', '.join(presets)}")
     base = presets[name]
     saved = _saved_config(args, type(base))
     if saved is not None:
-        if chosen and name != saved[0]:
+        if named and name != saved[0]:
             raise UserError(f"preset {name}: --resume continues a run of preset {saved[0]}")
         name, base = saved
     config = check(parse(type(base), args, prog, base, presets))
@@ -94,17 +87,20 @@ def parse(
     default: T | None = None,
     presets: Mapping[str, T] | None = None,
 ) -> T:
-    """A dataclass from options, through tyro; what tyro says in a box is said in a line instead."""
-    said = io.StringIO()
-    about = kind.__doc__ or ""
+    """A dataclass from options, through tyro; the error that tyro prints in a box becomes one line.
+
+    tyro 1.0 has hooks for its errors, but calls them internal and unstable.
+    """
+    stderr = io.StringIO()
+    description = kind.__doc__ or ""
     if presets:
-        prog, about = f"{prog} [preset]", f"{about}\n\nPresets: {', '.join(presets)}."
+        prog, description = f"{prog} [preset]", f"{description}\n\nPresets: {', '.join(presets)}."
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(stderr):
             config, unknown = tyro.cli(
                 kind,
                 prog=prog,
-                description=about,
+                description=description,
                 args=args,
                 default=default or kind(),
                 return_unknown_args=True,
@@ -112,7 +108,7 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        lines = (line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()[1:])
+        lines = (line.strip("│╭╮╰╯─ ") for line in stderr.getvalue().splitlines()[1:])
         message = " ".join(line for line in lines if line and not line.startswith("For full help"))
         message = message.partition(" Argument helptext:")[0]
         raise UserError(re.sub(r"\s+", " ", message)) from None
@@ -127,43 +123,46 @@ def parse(
 
 
 def check(config: T) -> T:
-    """The configuration itself, or one UserError with every problem it has."""
-    if found := problems(config):
-        raise UserError("; ".join(found))
+    """The configuration itself, or one UserError with all its problems."""
+    if errors := problems(config):
+        raise UserError("; ".join(errors))
     return config
 
 
 def _saved_config(args: Sequence[str], kind: type[C]) -> tuple[str, C] | None:
-    for i, arg in enumerate(args):
-        if arg == "--resume" and i + 1 < len(args):
-            return load_config(Path(args[i + 1]), kind)
-        if arg.startswith("--resume="):
-            return load_config(Path(arg.partition("=")[2]), kind)
+    for arg, following in zip(args, [*args[1:], ""], strict=True):
+        option, _, value = arg.partition("=")
+        if option == "--resume" and (run := value or following):
+            return load_config(Path(run), kind)
     return None
 
 
 def load_config(run: Path, kind: type[C]) -> tuple[str, C]:
-    """Preset name and configuration of a run folder, or of the run a checkpoint belongs to."""
+    """Preset name and configuration of a run folder, or of the run that a checkpoint belongs to.
+
+    Raises:
+        UserError: neither of the two, or its config.json cannot be read.
+    """
     path = next(
         (p / "config.json" for p in (run, run.parent.parent) if (p / "checkpoints").is_dir()), None
     )
     if path is None:
-        raise UserError(f"--resume {run}: is no run folder and no checkpoint of one")
+        raise UserError(f"--resume {run}: neither a run folder nor one of its checkpoints")
     try:
         stored = json.loads(path.read_text())
-        known = {field.name for field in fields(kind)}
+        names = {field.name for field in fields(kind)}
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value  # JSON has no tuples
             for key, value in stored["config"].items()
-            if key in known
+            if key in names
         }
         return stored["preset"], kind(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read as a run's configuration ({error})") from error
 
 
-def _refuse_changes(saved: RunConfig, given: RunConfig) -> None:
-    old, new = asdict(saved), asdict(given)
+def _refuse_changes(saved: RunConfig, config: RunConfig) -> None:
+    old, new = asdict(saved), asdict(config)
     changed = [
         f"{option(name)} is {old[name]!r} in the run, {new[name]!r} on the command line"
         for name in old
@@ -174,5 +173,5 @@ def _refuse_changes(saved: RunConfig, given: RunConfig) -> None:
 
 
 def with_resume_cleared(config: C) -> C:
-    """The configuration as it is stored: where it was resumed from is not part of the run."""
+    """The configuration as a run stores it, without the folders it was started with."""
     return replace(config, resume="", out="")

@@ -1,4 +1,4 @@
-"""What every configuration shares: common fields, allowed ranges, all problems at once."""
+"""Common options of all training programs, allowed ranges, and every problem at once."""
 
 import math
 from dataclasses import dataclass, fields
@@ -13,15 +13,15 @@ class Between:
 
     low: float = -math.inf
     high: float = math.inf
-    above: bool = False  # the lower end itself is excluded
+    above: bool = False  # excludes ``low`` itself
 
     def __contains__(self, value: float) -> bool:
         return (value > self.low if self.above else value >= self.low) and value <= self.high
 
     def __str__(self) -> str:
         low = f"{'>' if self.above else '>='} {self.low:g}" if self.low > -math.inf else ""
-        high = f"<= {self.high:g}" if self.high < _FINITE else ""
-        high = high or ("finite" if self.high == _FINITE else "")
+        high = "finite" if self.high == _FINITE else f"<= {self.high:g}"
+        high = high if self.high < math.inf else ""
         return " and ".join(filter(None, (low, high)))
 
 
@@ -40,11 +40,11 @@ class RunConfig:
     resume: str = ""
     """Run folder, or one checkpoint in it, to continue exactly where it stopped."""
     seed: CountOrZero = 0
-    """Seed of everything random; a run is a function of its configuration and this."""
+    """Seed of all random numbers; a run is a function of its configuration and its seed."""
     data: str = "data"
     """Folder of the data sets; fetched into it when missing."""
     checkpoint_every: Count = 1
-    """Epochs between checkpoints; one is also written on SIGTERM, Ctrl-C and at the end."""
+    """Epochs between checkpoints; another is written on SIGTERM, on Ctrl-C and at the end."""
     keep: Count = 2
     """Number of newest checkpoints kept."""
     mixed_precision: Literal["no", "bf16"] = "no"
@@ -54,7 +54,7 @@ class RunConfig:
     push_to_hub: str = ""
     """Hub repository (user/name) that receives the trained model at the end. Empty: none."""
 
-    # What a resumed run may change without changing its result.
+    # Options that do not change the result, so that a resumed run may change them.
     FREE_ON_RESUME = frozenset(
         {"resume", "data", "checkpoint_every", "keep", "trackers", "push_to_hub"}
     )
@@ -70,12 +70,12 @@ def option(name: str) -> str:
 
 
 def problems(config: Any) -> list[str]:
-    """Every value outside its range and every conflict: option, value and what is allowed."""
+    """A message for each conflict and each value outside its range, with option and range."""
     hints: dict[str, Any] = get_type_hints(type(config), include_extras=True)
-    found = []
+    messages = []
     for field in fields(config):
         value = getattr(config, field.name)
         for bound in getattr(hints[field.name], "__metadata__", ()):
             if isinstance(bound, Between) and value not in bound:
-                found.append(f"{option(field.name)} {value}: must be {bound}")
-    return found + (config.conflicts() if isinstance(config, RunConfig) else [])
+                messages.append(f"{option(field.name)} {value}: must be {bound}")
+    return messages + (config.conflicts() if isinstance(config, RunConfig) else [])

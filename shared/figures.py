@@ -1,4 +1,4 @@
-"""What every application's pictures share: the file, the colours, sheets of digits."""
+"""Colours of all pictures, and saving one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +13,6 @@ COLOURS: Sequence[str] = ("#3b6ea5", "#d1702b", "#4b8b3b", "#8b4b8b", "#b03a48",
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG; a full disk is one clear error."""
+    """Write a PNG, without a window system; a full disk is a UserError."""
     with full_disk_is_a_user_error(path):
         figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")

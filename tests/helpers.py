@@ -1,4 +1,4 @@
-"""What tests of whole programs share: starting them, small runs, comparing what they left."""
+"""Starting programs in tests, small runs of them, and comparisons of run folders."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.programs import FORKED, ROOT
+from tests.programs import FORKED, ROOT, SPECIMEN
 from tests.programs import TINY as TINY
 from tests.programs import TINY_DISTILL as TINY_DISTILL
 
@@ -67,7 +67,7 @@ class Processes:
     def __call__(
         self,
         *argv: Any,
-        program: str = "vae.train",
+        program: str = SPECIMEN,
         fault: str = "",
         ranks: int = 1,
         env: dict[str, str] | None = None,

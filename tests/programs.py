@@ -17,7 +17,7 @@ APPLICATIONS = ("vae", "distillation", "distillation/lm", "rlhf", "trpo_ppo")
 FORKED = """
     vae.train vae.evaluate vae.sample distillation.train distillation.evaluate
     distillation.lm.train distillation.lm.evaluate rlhf.ppo rlhf.evaluate rlhf.dpo
-    trpo_ppo.train trpo_ppo.evaluate
+    trpo_ppo.train trpo_ppo.evaluate shared.template.train shared.template.evaluate
 """.split()
 """Programs that ``tests.zygote`` imports once and then starts in a fraction of a second."""
 
@@ -63,11 +63,17 @@ STEPS = {
 }
 """Files of one training step, in reading order, as CONTRIBUTING.md names them."""
 
+TARGET, PROGRAM = "train-vae", "vae.train"
+"""A target of the Makefile and the program that it starts."""
+
+SPECIMEN = "shared.template.train"
+"""The smallest application, for tests of what all of them share."""
+
 # 60 digits in batches of 25: steps 25, 25, 10; two epochs are six steps, the first ends with 3.
-TINY = """
-    smoke --train-size 60 --test-size 100 --batch-size 25 --epochs 2 --width 16 --latent 4
-    --warmup 2 --evaluation-samples 2
+SMALLEST = """
+    smoke --train-size 60 --test-size 100 --batch-size 25 --epochs 2 --width 16 --warmup 2
 """.split()
+TINY = [*SMALLEST, *"--latent 4 --evaluation-samples 2".split()]
 
 # The same steps for each of teacher, baseline and distilled student.
 TINY_DISTILL = """

@@ -27,6 +27,7 @@ from shared import cli
 from shared.language_models.trl import InOurFolder
 from shared.run import checkpoint
 from shared.run.run import Run
+from tests.programs import SPECIMEN
 
 
 def at_step(step: int, act: Any, folder: str = "") -> None:
@@ -63,15 +64,14 @@ def send(name: str, step: str, rank: str = "0", folder: str = "") -> None:
 
 
 def poison(step: str) -> None:
-    """NaN in the batch of a step (counted from 0)."""
-    train, calls = importlib.import_module("vae.train"), iter(range(1_000_000))
-    original = train.observe
+    """NaN in the loss of a step (counted from 0) of the specimen, which sums two parts of it."""
+    train, calls = importlib.import_module(SPECIMEN), iter(range(1_000_000))
+    original = train.global_sum
 
-    def observe(*arguments: Any) -> torch.Tensor:
-        x = original(*arguments)
-        return x * float("nan") if next(calls) == int(step) else x
+    def global_sum(x: torch.Tensor) -> torch.Tensor:
+        return original(x) * (float("nan") if next(calls) == 2 * int(step) else 1)
 
-    train.observe = observe
+    train.global_sum = global_sum
 
 
 def limit(size: str, step: str) -> None:
@@ -115,8 +115,8 @@ def not_a_number(step: str) -> None:
 
 def worthless(call: str) -> None:
     """NaN as every reward of a model's completions, in the call of this number."""
-    task = importlib.import_module("rlhf.task")
-    original, calls = task.call, iter(range(1, 1_000_000))
+    environment = importlib.import_module("rlhf.rewards.environment")
+    original, calls = environment.call, iter(range(1, 1_000_000))
 
     def none(completions: list[str], **_: Any) -> list[float]:
         return [float("nan")] * len(completions)
@@ -124,7 +124,7 @@ def worthless(call: str) -> None:
     def worth(rewards: Any, *given: Any) -> Any:
         return original([none] * len(rewards) if next(calls) == int(call) else rewards, *given)
 
-    task.call = worth
+    environment.call = worth
 
 
 def broken(step: str) -> None:

@@ -19,7 +19,7 @@ from distillation.evaluate import evaluate
 from distillation.experiments import tables
 from distillation.experiments.tables import TEMPERATURES
 from distillation.model import Classifier
-from distillation.report import save_model
+from distillation.report import card
 from distillation.teacher import load
 from shared import cli
 from shared.data.mnist import load_mnist
@@ -27,6 +27,7 @@ from shared.data.splits import split
 from shared.errors import UserError
 from shared.experiments.reproduce import is_finished, make_sure, recall
 from shared.run.folder import read_metrics
+from shared.run.report import write_model
 
 PROGRAM = "distillation.train"
 RUNS = Path("runs/reproduce-distillation")
@@ -139,7 +140,8 @@ def publish(name: str, run: str, teacher: Classifier | None = None) -> Classifie
     found = evaluate(model, teacher, data, about)
     found["training_seconds"] = about["metrics"]["training_seconds"]
     model.linear.half()
-    save_model(model, PRETRAINED / name, about | {"metrics": found})
+    about |= {"metrics": found}
+    write_model(PRETRAINED / name, model.save_pretrained, card(about), training=about)
     model.linear.float()
     return model
 

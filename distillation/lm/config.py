@@ -1,4 +1,4 @@
-"""Options and presets of language-model distillation. One dial: ``--objective``."""
+"""Options and presets of language-model distillation. The one to try first is ``--objective``."""
 
 import re
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Config(RunConfig):
     """brown: the Brown corpus. Or a text file (documents between blank lines), a folder of .txt
     files, or a data set of the Hub with a column `text`. Every tenth document is held out."""
     completions: Literal["text", "teacher"] = "text"
-    """What follows the first --prompt tokens in training: the text itself, or a continuation
+    """What follows the prompt of --prompt tokens in training: the text itself, or a continuation
     sampled once from the teacher, of the blocks that the run will use."""
     on_policy: Share = 0.0
     """Share of the steps whose completions are sampled from the current student (Agarwal et al.
@@ -47,7 +47,7 @@ class Config(RunConfig):
     length: Count = 128
     """Predictions in a block of text."""
     prompt: CountOrZero = 0
-    """Tokens at the start of a block that are not counted in the loss."""
+    """Tokens at the start of a block that are given and not counted in the loss."""
 
     logits: Logits = "chunked"
     """chunked: computed from hidden states for a few positions at a time, never stored. full: of
@@ -55,15 +55,15 @@ class Config(RunConfig):
     topk: Count = 64
     """Logits `topk`: how many of the teacher's probabilities are kept."""
     teacher_cache: str = ""
-    """File of the teacher's outputs for the training blocks, written if it does not exist. Empty:
-    the teacher runs at every step."""
+    """File with the teacher's predictions in the training blocks, written if it does not exist.
+    Empty: the teacher runs at every step."""
 
     epochs: Count = 22
     """Evaluations, each after --epoch-blocks blocks."""
     epoch_blocks: Count = 256
     """Blocks between evaluations; the text is read again when it is used up."""
     train_blocks: CountOrZero = 0
-    """Train on only this many blocks, the first of every document before its second. 0: all."""
+    """Number of blocks to train on, the first of every document before its second; 0: all."""
     batch_size: Count = 4
     """Blocks per step over all processes together."""
     micro_batch: Count = 8
@@ -86,7 +86,7 @@ class Config(RunConfig):
     student and evaluation."""
 
     def conflicts(self) -> list[str]:
-        """Combinations that mean nothing, each with what to change."""
+        """Combinations without a meaning, each with what to change."""
         problems = []
         if not LAYERS.fullmatch(self.layers):
             problems.append(f"--layers {self.layers!r}: must be numbers and ranges like 0-11,27-29")

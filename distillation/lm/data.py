@@ -17,8 +17,8 @@ HELD_OUT = 10  # every tenth document
 
 
 class Blocks(NamedTuple):
-    """Pieces of text: tokens [n, length + 1] int64; counts [n, length] bool, True for predictions
-    of the next token that count; document [n] int64, the number of each block's document."""
+    """tokens [n, length + 1] int64; counts [n, length] bool: which predictions of the next token
+    count; document [n] int64: where each block is from."""
 
     tokens: Tensor
     counts: Tensor
@@ -30,35 +30,31 @@ class Blocks(NamedTuple):
     def to(self, device: torch.device | str) -> "Blocks":
         return Blocks(*(part.to(device) for part in self))
 
-    def count_or_raise(self, where: str) -> int:
-        """The number of predictions that count; UserError if it is 0, where a mean is undefined."""
+    def count(self, where: str) -> int:
+        """The number of predictions that count; UserError if it is 0."""
         if not (count := int(self.counts.sum())):
             raise UserError(f"{where}: no prediction of its {len(self.tokens)} blocks counts")
         return count
 
-    def masked(self, everything: bool) -> "Blocks":
-        """The same blocks; with ``everything`` no prediction of them counts."""
-        return self._replace(counts=self.counts & (not everything))
+    def masked(self, idle: bool) -> "Blocks":
+        """The same blocks; if ``idle``, none of their predictions counts."""
+        return self._replace(counts=self.counts & (not idle))
 
 
 def read_blocks(config: Config, tokenizer: PreTrainedTokenizerBase) -> tuple[Blocks, Blocks]:
-    """Training blocks and held-out ones, as the options choose them."""
+    """Training blocks and held-out ones."""
     documents, unseen_documents = split_documents(load_documents(config.text, Path(config.data)))
     blocks = text_blocks(documents, tokenizer, config.length, config.prompt)
     unseen = text_blocks(unseen_documents, tokenizer, config.length)
     blocks = spread(blocks, config.train_blocks or len(blocks.tokens))
-    if config.completions == "teacher":  # writes only the texts that the run gets to
+    if config.completions == "teacher":  # which writes only the texts that the run gets to
         taken = stream(len(blocks.tokens), config.seed, 0, config.epochs * config.epoch_blocks)
         blocks = blocks.at(taken.unique())
     return blocks, spread(unseen, config.evaluation_blocks)
 
 
 def split_documents(documents: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Training and held-out documents: every tenth is held out, of fewer than ten the last.
-
-    Raises:
-        UserError: fewer than two documents.
-    """
+    """Training and held-out documents: every tenth is held out, of fewer than ten the last."""
     if len(documents) == 1:
         raise UserError("--text: one document only; a part of the text must be held out")
     unseen = set(range(HELD_OUT - 1, len(documents), HELD_OUT)) or {len(documents) - 1}
@@ -75,9 +71,6 @@ def text_blocks(
     token of the one before; no block spans two documents.
 
     The end of a document is padded; padding and the first ``prompt`` tokens do not count.
-
-    Raises:
-        UserError: no document is longer than the prompt.
     """
     pad = padding(tokenizer)
     rows, documents_of = [], []
@@ -119,7 +112,7 @@ def completed(tokens: Tensor, document: Tensor, prompt: int, eos: int, pad: int)
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token of padding; any will do, since masks come from lengths, never from tokens."""
+    """Any token: masks come from lengths, never from tokens."""
     return int(tokenizer.pad_token_id or 0)
 
 

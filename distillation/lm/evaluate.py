@@ -29,7 +29,7 @@ PROMPT, NEW = 24, 32  # their tokens
 
 @dataclass(frozen=True)
 class Options:
-    """Measure the distance of a student from its teacher on held-out text; nats per token."""
+    """Measure how far a student is from its teacher on held-out text; nats per token."""
 
     model: str = "runs/distill-lm-default"
     """Run folder, model folder, or a model of the Hub."""
@@ -59,15 +59,15 @@ def evaluate(
     blocks: Blocks,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Distance from the teacher, and the cost and the continuations of both; in float32."""
-    metrics = distance(student, teacher, blocks)
+    """Distance from the teacher, and of either its cost and continuations; in float32."""
+    result = distance(student, teacher, blocks)
     prompts = blocks.tokens[:8, :PROMPT]
-    metrics["student"], metrics["teacher"] = cost(student, prompts), cost(teacher, prompts)
-    metrics["peak_memory_bytes"] = _peak_memory(prompts.device)
+    result["student"], result["teacher"] = cost(student, prompts), cost(teacher, prompts)
+    result["peak_memory_bytes"] = _peak_memory(prompts.device)
     rng = generator("cpu", seed, EVALUATION)
     uniforms = torch.rand(SHOWN, NEW, generator=rng).to(prompts.device)
     written = [model.complete(prompts[:SHOWN], uniforms) for model in (student, teacher)]
-    metrics["continuations"] = [
+    result["continuations"] = [
         {
             "prompt": tokenizer.decode(prompt),
             "student": tokenizer.decode(ours[PROMPT:]),
@@ -75,11 +75,11 @@ def evaluate(
         }
         for prompt, ours, theirs in zip(prompts, *written, strict=False)
     ]
-    return metrics
+    return result
 
 
 def _peak_memory(device: torch.device) -> int:
-    """Bytes of this process so far; on a GPU those of its tensors alone."""
+    """Of this process so far; on a GPU of its tensors alone."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -143,9 +143,7 @@ def _trained_by(folder: Path) -> str:
     try:
         name: str = json.loads((folder / "training.json").read_text())["config"]["teacher"]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"--model {folder}: does not name its teacher; name it by --teacher"
-        ) from error
+        raise UserError(f"--model {folder}: does not name its teacher, give --teacher") from error
     return name
 
 

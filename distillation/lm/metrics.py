@@ -1,4 +1,4 @@
-"""The distance of a student from its teacher on held-out text, in nats per token, and its cost."""
+"""Distances of a student from its teacher on held-out text, in nats per token, and their cost."""
 
 import math
 import time
@@ -9,24 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillation.lm.data import Blocks
-from distillation.lm.objective import POSITIONS, HiddenStates
+from distillation.lm.objective import POSITIONS, LazyLogits
 from distillation.lm.teacher import PER_PASS
 from shared.kl import chunked_kl
 from shared.language_models.causal import LanguageModel
 from shared.training.seeding import EVALUATION, generator
 
-COMPARED = (
-    "kl_teacher_student",
-    "kl_student_teacher",
-    "agreement",
-    "cross_entropy_student",
-    "cross_entropy_teacher",
+COMPARED = tuple(
+    """
+    kl_teacher_student kl_student_teacher agreement cross_entropy_student cross_entropy_teacher
+""".split()
 )
 
 
 @torch.no_grad()
-def compare(teacher: HiddenStates, student: HiddenStates, tokens: Tensor) -> Tensor:
-    """The metrics of COMPARED at temperature 1: tokens [positions] -> [positions, 5]."""
+def compare(teacher: LazyLogits, student: LazyLogits, tokens: Tensor) -> Tensor:
+    """The quantities of COMPARED, at temperature 1: tokens [positions] -> [positions, 5]."""
     rows = []
     for start in range(0, len(tokens), POSITIONS):
         part = slice(start, start + POSITIONS)
@@ -68,32 +66,32 @@ def distance(
     student: LanguageModel,
     teacher: LanguageModel,
     blocks: Blocks,
-    teacher_outputs: HiddenStates | None = None,
+    predictions: LazyLogits | None = None,
 ) -> dict[str, Any]:
-    """Every metric of COMPARED with its standard error, and perplexities.
+    """Every quantity of COMPARED with its standard error, and perplexities.
 
-    ``teacher_outputs`` are the teacher's hidden states of the blocks, if computed before.
+    ``predictions``: the teacher's in the blocks, if they have been computed.
     """
     student.eval()
     parts, documents = [], []
     for start in range(0, len(blocks.tokens), PER_PASS):
         rows = slice(start, start + PER_PASS)
         block = blocks.at(rows)
-        q = HiddenStates(*student(block.tokens[:, :-1]))
-        if teacher_outputs is None:
-            p = HiddenStates(*teacher(block.tokens[:, :-1]))
-        else:
-            p = teacher_outputs.at(rows)
-        next_tokens = block.tokens[:, 1:][block.counts]
-        parts.append(compare(p.at(block.counts), q.at(block.counts), next_tokens))
+        of_student = LazyLogits(*student(block.tokens[:, :-1])).at(block.counts)
+        of_teacher = (
+            predictions.at(rows) if predictions else LazyLogits(*teacher(block.tokens[:, :-1]))
+        ).at(block.counts)
+        parts.append(compare(of_teacher, of_student, block.tokens[:, 1:][block.counts]))
         documents.append(block.document[:, None].expand_as(block.counts)[block.counts])
     values = torch.cat(parts)
     means, errors = mean_and_error(values, torch.cat(documents))
-    result = dict(zip(COMPARED, means.tolist(), strict=True))
-    result |= {f"{n}_standard_error": e for n, e in zip(COMPARED, errors.tolist(), strict=True)}
+    result = {name: mean.item() for name, mean in zip(COMPARED, means, strict=True)}
+    for name, error in zip(COMPARED, errors, strict=True):
+        result[f"{name}_standard_error"] = error.item()
     for who in ("student", "teacher"):
         result[f"perplexity_{who}"] = math.exp(result[f"cross_entropy_{who}"])
-    return result | {"tokens": len(values), "documents": len(blocks.document.unique())}
+    counts = {"tokens": len(values), "documents": len(blocks.document.unique())}
+    return result | counts
 
 
 def cost(model: LanguageModel, prompts: Tensor, new: int = 16) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def cost(model: LanguageModel, prompts: Tensor, new: int = 16) -> dict[str, Any]
         model(prompts[:1])
         started = clock()
         hidden, weight = model(prompts)
-        HiddenStates(hidden[:, -1], weight).logits()
+        LazyLogits(hidden[:, -1], weight).logits()
         read = clock()
         model.complete(prompts, uniforms)
         written = clock()

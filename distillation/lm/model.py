@@ -50,30 +50,32 @@ def keep_layers(teacher: LanguageModel, layers: list[int]) -> LanguageModel:
     return student
 
 
-def start_student(name: str, layers: str, teacher: LanguageModel, root: Path) -> LanguageModel:
-    """The student before training: some of the teacher's layers, or the model ``name``.
+def start_student(
+    option_student: str, layers: str, teacher: LanguageModel, root: Path
+) -> LanguageModel:
+    """The untrained student: of the teacher's layers, or a model of its own.
 
     Raises:
         UserError: another vocabulary than the teacher's.
     """
-    if not name:
+    if not option_student:
         return keep_layers(teacher, parse_layers(layers))
-    student, _ = load("--student", name, root)
-    check_vocabulary(f"--student {name}", student, teacher)
+    student, _ = load("--student", option_student, root)
+    check_vocabulary(f"--student {option_student}", student, teacher)
     return student
 
 
-def check_vocabulary(option: str, student: LanguageModel, teacher: LanguageModel) -> None:
-    """Raise UserError unless both predict the same number of tokens."""
+def check_vocabulary(what: str, student: LanguageModel, teacher: LanguageModel) -> None:
+    """UserError unless both predict the same number of tokens."""
     if student.vocabulary != teacher.vocabulary:
         raise UserError(
-            f"{option}: has a vocabulary of {student.vocabulary} tokens, the teacher one of "
+            f"{what}: has a vocabulary of {student.vocabulary} tokens, the teacher one of "
             f"{teacher.vocabulary}; a KL needs the same"
         )
 
 
 def trainable(model: LanguageModel, embeddings: bool) -> nn.ParameterList:
-    """Freeze the embeddings unless they are trained; returns the parameters to train."""
+    """Freeze the embeddings, unless they are trained, and return the trained parameters."""
     model.requires_grad_(True)
     if not embeddings:
         model.trunk.get_input_embeddings().requires_grad_(False)
@@ -81,5 +83,5 @@ def trainable(model: LanguageModel, embeddings: bool) -> nn.ParameterList:
 
 
 def hidden_matrices(model: LanguageModel) -> list[Tensor]:
-    """The matrices inside the layers, for Muon (Jordan et al. 2024)."""
+    """Weights for Muon (Jordan et al. 2024): the matrices inside the layers."""
     return [p for p in model.trunk.layers.parameters() if p.dim() == 2]

@@ -1,4 +1,4 @@
-"""The objectives, in nats summed over the predictions that count: pure functions.
+"""The losses of the student, in nats summed over the predictions that count: pure functions.
 
 Hidden states come in as [positions, width] with the output weights [vocabulary, width]; logits
 [positions, vocabulary] are computed from them here, of all positions or of a few at a time.
@@ -20,31 +20,30 @@ Logits = Literal["chunked", "full", "topk"]
 POSITIONS = 128  # their logits are in memory at once
 
 
-class HiddenStates(NamedTuple):
-    """A model's last hidden states [..., width] and output weights [vocabulary, width]:
-    logits = hidden @ weight.T."""
+class LazyLogits(NamedTuple):
+    """Logits not computed yet: hidden [..., width] @ weight.T, weight [vocabulary, width]."""
 
     hidden: Tensor
     weight: Tensor
 
-    def at(self, rows: Tensor | slice | int) -> "HiddenStates":
-        return HiddenStates(self.hidden[rows], self.weight)
+    def at(self, rows: Tensor | slice | int) -> "LazyLogits":
+        return LazyLogits(self.hidden[rows], self.weight)
 
-    def to(self, dtype: torch.dtype) -> "HiddenStates":
-        return HiddenStates(self.hidden.to(dtype), self.weight.to(dtype))
+    def to(self, dtype: torch.dtype) -> "LazyLogits":
+        return LazyLogits(self.hidden.to(dtype), self.weight.to(dtype))
 
     def logits(self) -> Tensor:
         return (self.hidden @ self.weight.T.to(self.hidden.dtype)).float()
 
 
 class TopK(NamedTuple):
-    """Logarithms of a distribution's largest probabilities, and their tokens, each [..., k]."""
+    """The k largest probabilities of a distribution as logarithms, and their tokens: [..., k]."""
 
     log_p: Tensor
     tokens: Tensor
 
     def at(self, rows: Tensor | slice) -> "TopK":
-        return TopK(self.log_p[rows], self.tokens[rows].long())
+        return TopK(self.log_p[rows], self.tokens[rows])
 
 
 def divergence(
@@ -63,11 +62,7 @@ def divergence(
 
 
 def full(
-    objective: Objective,
-    teacher: HiddenStates,
-    student: HiddenStates,
-    temperature: float,
-    skew: float,
+    objective: Objective, teacher: LazyLogits, student: LazyLogits, temperature: float, skew: float
 ) -> Tensor:
     """The divergence summed over positions, with the logits of all of them in memory."""
     logits = teacher.logits(), student.logits()
@@ -75,11 +70,7 @@ def full(
 
 
 def chunked(
-    objective: Objective,
-    teacher: HiddenStates,
-    student: HiddenStates,
-    temperature: float,
-    skew: float,
+    objective: Objective, teacher: LazyLogits, student: LazyLogits, temperature: float, skew: float
 ) -> Tensor:
     """The same in little memory: logits exist for a few positions at a time."""
     match objective:
@@ -97,7 +88,7 @@ def chunked(
             return _in_chunks(few, len(student.hidden))
 
 
-def cross_entropy(student: HiddenStates, tokens: Tensor) -> Tensor:
+def cross_entropy(student: LazyLogits, tokens: Tensor) -> Tensor:
     """-log student(token), summed; tokens [positions]."""
 
     def few(rows: slice) -> Tensor:
@@ -106,25 +97,24 @@ def cross_entropy(student: HiddenStates, tokens: Tensor) -> Tensor:
     return _in_chunks(few, len(tokens))
 
 
-def topk(teacher: TopK, student: HiddenStates, temperature: float) -> Tensor:
+def topk(teacher: TopK, student: LazyLogits, temperature: float) -> Tensor:
     """KL(teacher || student) over the teacher's k largest and one class for the rest, summed.
 
     Never above the full KL; ``teacher`` is of the same temperature.
     """
 
     def few(rows: slice) -> Tensor:
+        log_p, tokens = teacher.at(rows)
         logits = student.at(rows).logits()
-        return kl_topk(*teacher.at(rows), logits, temperature=temperature, reduction="sum")
+        return kl_topk(log_p, tokens.long(), logits, temperature=temperature, reduction="sum")
 
     return _in_chunks(few, len(student.hidden))
 
 
 def _in_chunks(few: Callable[[slice], Tensor], positions: int) -> Tensor:
-    """Sum of ``few`` over chunks of positions; each chunk is recomputed in the backward pass."""
+    """The sum of ``few`` over chunks of positions, each computed again in the backward pass."""
     total = torch.zeros(())
-    for start in range(
-        0, max(1, positions), POSITIONS
-    ):  # without positions too: a gradient of zeros
+    for start in range(0, max(1, positions), POSITIONS):  # without positions: a gradient of zeros
         part = checkpoint(few, slice(start, start + POSITIONS), use_reentrant=False)
         assert isinstance(part, Tensor)
         total = total + part

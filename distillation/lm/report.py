@@ -1,9 +1,6 @@
-"""What a training run prints at its start and writes at its end."""
+"""What a run prints at its start and writes at its end: model folder, picture, summary."""
 
-from pathlib import Path
 from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from distillation.lm import pictures
 from distillation.lm.config import Config
@@ -26,19 +23,20 @@ from shared.run.run import Run
 
 def print_run(run: Run, config: Config, student: LanguageModel, data: TeacherData) -> None:
     """Print the batch arithmetic, the sizes of both models and the units."""
-    steps = -(-config.epoch_blocks // config.batch_size) * config.epochs
+    size = config.batch_size
     total = sum(p.numel() for p in student.parameters())
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     of_teacher = sum(p.numel() for p in data.teacher.parameters())
-    start = config.student or f"layers {config.layers} of it"
+    where = f"layers {config.layers} of it" if not config.student else config.student
     print_setup(
         run,
         teacher=f"{config.teacher}, {of_teacher:,} parameters",
-        student=f"{start}, {total:,} parameters, {trained:,} of them trained; "
+        student=f"{where}, {total:,} parameters, {trained:,} of them trained; "
         f"objective {config.objective}, temperature {config.temperature:g}",
         data=f"{len(data.blocks.tokens):,} blocks of {config.length}, "
         f"{int(data.blocks.counts.sum()):,} tokens; {len(data.unseen.tokens)} held-out blocks",
-        batch=f"{shares(config.batch_size).replace(' =', ' blocks =', 1)}; {steps} steps",
+        batch=f"{shares(size).replace(' =', ' blocks =', 1)}; "
+        f"{-(-config.epoch_blocks // size) * config.epochs} steps",
         units="nats per token, unless said",
     )
 
@@ -46,12 +44,12 @@ def print_run(run: Run, config: Config, student: LanguageModel, data: TeacherDat
 def unseen_metrics(student: LanguageModel, data: TeacherData) -> dict[str, float]:
     """Distance from the teacher on the held-out blocks, in the precision of training."""
     with data.accelerator.autocast():
-        metrics = distance(student, data.teacher, data.unseen, data.unseen_outputs)
+        result = distance(student, data.teacher, data.unseen, data.unseen_predictions)
     names = """
         kl_teacher_student kl_teacher_student_standard_error kl_student_teacher agreement
         cross_entropy_student
     """.split()
-    return {f"unseen_{name}": metrics[name] for name in names}
+    return {f"unseen_{name}": result[name] for name in names}
 
 
 def write_outputs(run: Run, config: Config, student: LanguageModel, data: TeacherData) -> None:
@@ -59,11 +57,18 @@ def write_outputs(run: Run, config: Config, student: LanguageModel, data: Teache
     run.say("evaluating ...")
     seconds, records = round(run.elapsed(), 1), read_metrics(run.folder)
     with pictures_folder(run) as folder:
-        measured = [line for line in records if "unseen_agreement" in line]  # TRL logs every step
+        measured = [line for line in records if "unseen_agreement" in line]  # all but some of TRL's
         pictures.curves({config.objective: measured}, folder / "curves.png")
     metrics = evaluate(student, data.teacher, data.tokenizer, data.unseen)
     settings = training_settings(run.preset, config)
-    save_model(student, data.tokenizer, run.folder / "model", settings, metrics)
+
+    def save(path: Any) -> None:
+        student.to_transformers().save_pretrained(path)
+        data.tokenizer.save_pretrained(path)
+
+    write_model(
+        run.folder / "model", save, card(settings, metrics), training=settings, metrics=metrics
+    )
     finish_run(
         run,
         {
@@ -77,22 +82,6 @@ def write_outputs(run: Run, config: Config, student: LanguageModel, data: Teache
     )
 
 
-def save_model(
-    student: LanguageModel,
-    tokenizer: PreTrainedTokenizerBase,
-    path: Path,
-    settings: dict[str, Any],
-    metrics: dict[str, Any],
-) -> None:
-    """Write a folder that transformers' ``from_pretrained`` reads, with its card."""
-
-    def save(folder: Path) -> None:
-        student.to_transformers().save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-    write_model(path, save, card(settings, metrics), training=settings, metrics=metrics)
-
-
 def card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
     config = settings["config"]
@@ -103,6 +92,7 @@ def card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
     return model_card(
         f"A student of {config['teacher']}, preset `{settings['preset']}` of KL Zoo",
         ["knowledge-distillation", "kl-zoo"],
+        library="transformers",
         result=f"Trained with objective `{config['objective']}`. On {metrics['tokens']:,} held-out "
         f"tokens of\n{metrics['documents']} documents:\n\n```\n{headline(metrics)}\n```",
         options={name: config[name] for name in names},
@@ -111,5 +101,4 @@ def card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")',
         note="Limits: trained on few tokens; it imitates its teacher's predictions and shares its "
         "errors.",
-        library="transformers",
     )

@@ -12,7 +12,7 @@ from distillation.lm import objective
 from distillation.lm.config import PRESETS, Config
 from distillation.lm.data import Blocks, read_blocks
 from distillation.lm.model import hidden_matrices, load, start_student, trainable
-from distillation.lm.objective import HiddenStates, TopK
+from distillation.lm.objective import LazyLogits, TopK
 from distillation.lm.report import print_run, unseen_metrics, write_outputs
 from distillation.lm.teacher import prepare
 from distillation.lm.trl import train_with_trl
@@ -27,7 +27,7 @@ from shared.training.optim import muon_and_adam, set_rates, warmup_cosine
 
 
 def loss_sum(
-    config: Config, student: HiddenStates, teacher: HiddenStates | TopK | None, part: Blocks
+    config: Config, student: LazyLogits, teacher: LazyLogits | TopK | None, part: Blocks
 ) -> Tensor:
     """The chosen objective over the predictions of a micro-batch that count, summed, in nats.
 
@@ -42,7 +42,7 @@ def loss_sum(
             return objective.cross_entropy(student, part.tokens[:, 1:][counts])
         case TopK():
             return t**2 * objective.topk(teacher.at(counts), student, t)
-        case HiddenStates():
+        case LazyLogits():
             divergence = objective.full if config.logits == "full" else objective.chunked
             target = teacher.at(counts).to(precision)
             return t**2 * divergence(config.objective, target, student, t, config.skew)
@@ -79,18 +79,18 @@ def train(preset: str, config: Config) -> None:
         model.train()
         for rows in run.batches(order.to(device), config.batch_size):
             set_rates(optimizers, warmup_cosine(run.step, config.warmup, steps))
-            sampled = data.on_policy(run.step, student, rows)
+            sampled = data.sampled(run.step, student, rows)
             blocks = data.blocks.at(rows) if sampled is None else sampled
-            count = blocks.count_or_raise(f"step {run.step}")
+            count = blocks.count(f"step {run.step}")
 
             loss = torch.zeros((), device=device)
             parts = micro_batches(len(rows), config.micro_batch)
             for number, (own, idle) in enumerate(parts, 1):
                 part = blocks.at(own).masked(idle)
-                outputs = data.outputs(part, rows[own] if sampled is None else None)
+                targets = data.targets(part, rows[own] if sampled is None else None)
                 with nullcontext() if number == len(parts) else accelerator.no_sync(model):
-                    states = HiddenStates(*model(part.tokens[:, :-1]))
-                    total = loss_sum(config, states, outputs, part)
+                    predictions = LazyLogits(*model(part.tokens[:, :-1]))
+                    total = loss_sum(config, predictions, targets, part)
                     accelerator.backward(total / count * world_size())  # DDP averages
                 loss += total.detach() / count
             loss = global_sum(loss)

@@ -32,19 +32,15 @@ class Unseen(TrainerCallback):
 
     @override
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **state_of_trainer: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        logs: dict[str, float] = state_of_trainer["logs"]
+        logs: dict[str, float] = given["logs"]
         if "loss" in logs and state.global_step % self.every == 0 and state.is_world_process_zero:
             lines = [*read_metrics(self.run.folder), logs][-self.every :]
             lengths = [line["completions/mean_length"] for line in lines]
             logs["tokens"] = self.size * mean(lengths)  # of a step
             logs |= unseen_metrics(self.student, self.data)
-            state_of_trainer["model"].train()
+            given["model"].train()
 
 
 def steps_of_an_epoch(config: Config) -> int:
@@ -69,7 +65,7 @@ def train_with_trl(preset: str, config: Config) -> None:
     model = start_student(
         config.student, config.layers, teacher, Path(config.data)
     ).to_transformers()
-    student = LanguageModel(model).to(accelerator.device)  # of the same weights
+    student = LanguageModel(model).to(accelerator.device)  # with the same weights
     trainable(student, config.train_embeddings)
     blocks, unseen = on_main(accelerator, lambda: read_blocks(config, tokenizer))
     run = Run("distill-lm", preset, config, accelerator)

@@ -26,10 +26,10 @@ from rlhf.config import Config
 from rlhf.experiments.trl_ppo import common, make_trainer, peer, tokenizer_of
 from rlhf.prompts import read_prompts
 from rlhf.prompts.openings import openings
-from rlhf.report import introduce
+from rlhf.report import print_run
 from rlhf.rewards import load_reward
-from rlhf.rollout import judge
-from rlhf.task import Task
+from rlhf.rewards.environment import Environment
+from rlhf.rollout import score_tokens
 from rlhf.trl import adapter
 from shared.errors import UserError
 from shared.language_models.causal import load_causal
@@ -117,24 +117,24 @@ def trained_parameters(model: nn.Module) -> int:
 
 def ours(config: Config, clock: Clock) -> int:
     """``rlhf.ppo.train`` with its metrics, without the final evaluation."""
-    stepped, complete, trained = Run.stepped, Task.complete, 0
+    stepped, complete, trained = Run.stepped, Environment.complete, 0
 
     def introduced(run: Run, config: Config, policy: Any, prompts: Any) -> None:
         nonlocal trained
         trained = trained_parameters(policy)
-        introduce(run, config, policy, prompts)
+        print_run(run, config, policy, prompts)
 
     def counted(run: Run, **metrics: Any) -> None:
         stepped(run, **metrics)
         clock.tick()
 
     with (
-        patch.object(ppo, "introduce", introduced),
+        patch.object(ppo, "print_run", introduced),
         patch.object(Run, "stepped", counted),
-        patch.object(Task, "complete", clock.timed("sampling", complete)),
-        patch.object(ppo, "judge", clock.timed("judging", judge)),
+        patch.object(Environment, "complete", clock.timed("sampling", complete)),
+        patch.object(ppo, "score_tokens", clock.timed("judging", score_tokens)),
         patch.object(ppo, "update", clock.timed("update", ppo.update)),
-        patch.object(ppo, "finish", lambda *_: None),
+        patch.object(ppo, "write_outputs", lambda *_: None),
     ):
         ppo.train("bench", config)
     return trained

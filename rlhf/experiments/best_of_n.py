@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlhf.config import LanguageConfig
 from rlhf.prompts import Prompts, read_prompts
-from rlhf.task import Task
+from rlhf.rewards.environment import Environment
 from shared import cli
 from shared.config import Count, CountOrZero
 from shared.errors import UserError
@@ -55,7 +55,9 @@ class Options:
 
 
 @torch.no_grad()
-def score(lm: LanguageModel, task: Task, prompts: Prompts, samples: int, seed: int) -> Tensor:
+def score(
+    lm: LanguageModel, task: Environment, prompts: Prompts, samples: int, seed: int
+) -> Tensor:
     """Rewards of independent completions of every prompt: [prompts, samples, rewards] float64."""
     rows = torch.arange(len(prompts.texts)).repeat_interleave(samples)
     uniforms = torch.rand(
@@ -79,7 +81,7 @@ def main() -> None:
         prompts=options.prompts, completion=options.completion, gold=options.gold, data=options.data
     )
     model, tokenizer = load_causal("--model", options.model, Path(options.data))
-    task = Task(config, tokenizer, model.config, (options.reward,))
+    task = Environment(config, tokenizer, model.config, (options.reward,))
     prompts = read_prompts(
         "--prompts",
         config.prompts,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlhf import pictures
+from rlhf.experiments import pictures
 from rlhf.experiments.overoptimisation import Fit, Method, best_of_n, best_of_n_kl, fit
 from shared.experiments.tables import write_result
 from shared.training.statistics import mean_and_standard_error

@@ -12,7 +12,7 @@ from rlhf import config as ppo
 from rlhf import policies, report, reward, rewards
 from rlhf.evaluate import evaluate
 from rlhf.prompts import read_preferences, read_prompts
-from rlhf.task import Task
+from rlhf.rewards.environment import Environment
 from rlhf.trl import first
 from shared.errors import UserError
 from shared.run.checkpoint import write_folder
@@ -95,7 +95,7 @@ def _measure_reward(folder: Path, about: Mapping[str, Any]) -> Told:
 def _measure_policy(folder: Path, about: Mapping[str, Any]) -> Told:
     config = ppo.Config(**_options(about))
     policy, tokenizer, _ = policies.load_policy(str(folder), Path(config.data))
-    task = Task(config, tokenizer, policy.model.config, config.reward, config.temperature)
+    task = Environment(config, tokenizer, policy.model.config, config.reward, config.temperature)
     prompts = read_prompts(
         "--prompts",
         config.prompts,

@@ -29,9 +29,9 @@ from typing_extensions import override
 from rlhf.config import Config
 from rlhf.policy import Policy, quiet_peft, with_adapter
 from rlhf.prompts import Prompts, read_prompts
-from rlhf.report import leave
+from rlhf.report import write_policy
+from rlhf.rewards.environment import Environment
 from rlhf.rollout import cut_at_end
-from rlhf.task import Task
 from shared import cli
 from shared.config import Positive
 from shared.errors import UserError
@@ -151,7 +151,7 @@ def make_trainer(
     if config.lora:
         model = with_adapter(model, config.lora, config.lora_targets)
     optimizer = None
-    if value_lr:  # as in rlhf.state, but for the epsilon: the critic's gradients are small
+    if value_lr:  # as in rlhf.policy, but for the epsilon: the critic's gradients are small
         of_policy = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(
             [
@@ -190,7 +190,7 @@ def make_trainer(
 class Rewarded(nn.Module):
     """Stands where TRL wants a reward model: our rewards, which read text."""
 
-    def __init__(self, config: Config, task: Task, given: Callable[..., Any]) -> None:
+    def __init__(self, config: Config, task: Environment, given: Callable[..., Any]) -> None:
         """``given``: TRL's ``get_reward``, which goes on reading the critic."""
         super().__init__()
         self.config, self.task, self.given = config, task, given
@@ -244,7 +244,7 @@ def train(preset: str, config: PeerConfig) -> None:
         )
     module, tokenizer = peer(), tokenizer_of(config)
     shape = AutoConfig.from_pretrained(locate(config.model, Path(config.data)))
-    task = Task(config, tokenizer, shape, config.reward, config.temperature)
+    task = Environment(config, tokenizer, shape, config.reward, config.temperature)
     rewarded = Rewarded(config, task, module.get_reward)
     prompts = read_prompts(
         "--prompts", config.prompts, tokenizer, config.max_prompt, held_out=False
@@ -259,7 +259,7 @@ def train(preset: str, config: PeerConfig) -> None:
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     summary = {"steps": run.step, "training_seconds": round(run.elapsed(), 1)}
-    leave(run, config, policy, task, tokenizer, summary)
+    write_policy(run, config, policy, task, summary)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Prompts and preference pairs: ours, from a file, or from the Hub; as text or as conversations.
+"""Prompts and preference pairs, text or conversations: ours, from a file, or from the Hub.
 
-A fifth of the prompts is held out. Which ones is a function of the prompt alone, so a prompt that
-is held out of one data set is held out of every other, and of the pairs the reward model learns.
+A fifth of the prompts is held out. Whether one is depends on the prompt alone, so a prompt that is
+held out of one data set is held out of every other, and of the pairs that a reward model learns.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf.config import LanguageConfig
 from rlhf.prompts.openings import openings
 from rlhf.prompts.rows import Row, read_rows
 from shared.errors import UserError, first_line
@@ -21,7 +22,7 @@ from shared.errors import UserError, first_line
 if TYPE_CHECKING:
     from datasets import Dataset
 
-HELD_OUT = 5  # one prompt in so many
+HELD_OUT = 5  # one prompt in five
 OPENING = (2, 8)  # tokens of a text that become a prompt, from and to (Rafailov et al. 2023)
 PREFERENCES = Path(__file__).parents[1] / "data" / "preferences.jsonl"
 
@@ -30,7 +31,7 @@ PREFERENCES = Path(__file__).parents[1] / "data" / "preferences.jsonl"
 class Prompts:
     """Prompts as the model reads them, their tokens, and the data set's further columns.
 
-    A conversation stands here with the chat template applied. No prompt is empty.
+    A conversation is a text here, with the chat template applied. No prompt is empty.
     """
 
     texts: list[str]
@@ -59,15 +60,15 @@ def read_prompts(
 
     Args:
         option: the option that named it, for messages.
-        source: ``movies``, our own; a .jsonl, .json, .csv or .parquet file, or a data set of the
-            Hub, with a column ``prompt``, text or conversational, or else a column ``text``, of
-            which the first 2 to 8 tokens are a prompt.
+        source: ``movies``, our openings; a .jsonl, .json, .csv or .parquet file, or a data set of
+            the Hub, with a column ``prompt``, text or conversational, or else a column ``text``,
+            of which the first 2 to 8 tokens are a prompt.
         max_length: tokens of a prompt at most.
-        limit: only the first so many; 0: all.
+        limit: number of prompts at most, the first ones; 0: all.
 
     Raises:
         UserError: nothing there, no column ``prompt``, a prompt that is empty, too long or
-            neither text nor a conversation, or no prompt in the part that was asked for.
+            neither text nor a conversation, or no prompt in this part.
     """
     what = f"{option} {source}"
     if source == "movies":
@@ -90,17 +91,27 @@ def read_prompts(
     return Prompts([text for text, _ in encoded], [tokens for _, tokens in encoded], columns)
 
 
+def prompts_of(
+    config: LanguageConfig, tokenizer: PreTrainedTokenizerBase, *, held_out: bool, limit: int = 0
+) -> Prompts:
+    """The prompts that ``--prompts`` of a program names, as :func:`read_prompts`."""
+    longest = config.max_prompt
+    return read_prompts(
+        "--prompts", config.prompts, tokenizer, longest, held_out=held_out, limit=limit
+    )
+
+
 def openings_of(what: str, rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
-    """The first words of the texts, each once: how many tokens is a function of the text alone.
+    """The first words of the texts, each once; their number is a function of the text alone.
 
     The prompts of Rafailov et al. 2023, section 6, are 2 to 8 tokens of a review.
 
     Raises:
-        UserError: a text that is none, or none that is long enough.
+        UserError: a row without a text, or no text that is long enough.
     """
     _check(what, rows, ("text",))
     low, high = OPENING
-    found = dict[str, None]()
+    unique = dict[str, None]()
     for number, row in enumerate(rows, 1):
         if not isinstance(row["text"], str):
             raise UserError(f"{what}: row {number}: its text is a conversation")
@@ -108,10 +119,10 @@ def openings_of(what: str, rows: list[Row], tokenizer: PreTrainedTokenizerBase) 
         encoded = tokenizer(row["text"], add_special_tokens=False, verbose=False)["input_ids"]
         opening = str(tokenizer.decode(encoded[:length], skip_special_tokens=True))
         if len(encoded) > length and opening.strip():
-            found[opening] = None
-    if not found:
+            unique[opening] = None
+    if not unique:
         raise UserError(f"{what}: none of its {len(rows)} texts has more than {low} tokens")
-    return [{"prompt": opening} for opening in found]
+    return [{"prompt": opening} for opening in unique]
 
 
 def read_preferences(option: str, source: str, *, held_out: bool) -> "Dataset":
@@ -120,12 +131,12 @@ def read_preferences(option: str, source: str, *, held_out: bool) -> "Dataset":
     Args:
         option: the option that named it, for messages.
         source: ``movies``, the committed pairs; a file or a data set of the Hub as for
-            ``read_prompts``, text or conversational; a prompt that is only the common beginning
-            of both completions is found by TRL.
+            ``read_prompts``, text or conversational. Without a column ``prompt`` TRL takes the
+            common beginning of both completions.
         held_out: only pairs whose prompt is held out, or only the others.
 
     Raises:
-        UserError: nothing there, a column missing or empty, or no pair in the part asked for.
+        UserError: nothing there, a column missing or empty, or no pair in this part.
     """
     from datasets import Dataset  # seconds to import, as TRL
     from trl import maybe_extract_prompt
@@ -159,7 +170,7 @@ def _hash(text: str) -> int:
 def _encode(
     where: str, prompt: str | list[Row], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[str, list[int]]:
-    """A prompt as text and tokens, as TRL's trainers make them."""
+    """A prompt as text and tokens, as TRL's trainers encode it."""
     if isinstance(prompt, str):
         text, tokens = prompt, tokenizer(prompt, verbose=False)["input_ids"]
     else:
@@ -186,12 +197,12 @@ def _encode(
 def _check(
     what: str, rows: list[Row], needed: Sequence[str], *, may_be_empty: bool = False
 ) -> None:
-    """UserError unless every row has these columns, each a text or a conversation."""
+    """Raise a UserError unless every row has these columns, each a text or a conversation."""
     for number, row in enumerate(rows, 1):
         if missing := [name for name in needed if name not in row]:
             raise UserError(
-                f"{what}: row {number} has no column {' and no column '.join(missing)}; found "
-                f"{', '.join(row) or 'none'}, needed {', '.join(needed)}"
+                f"{what}: row {number} has no column {' and no column '.join(missing)}; it has "
+                f"{', '.join(row) or 'none'}, needed are {', '.join(needed)}"
             )
         for name in needed:
             value = row[name]
@@ -205,11 +216,11 @@ def _check(
 
 
 def _is_conversation(value: Any) -> bool:
-    from trl import is_conversational  # about a second to import, only for what is no text
+    from trl import is_conversational  # a second to import, which texts do not need
 
     return isinstance(value, list) and is_conversational({"prompt": value})
 
 
 def _none_in_this_part(what: str, count: int, held_out: bool) -> str:
     part = "held out" if held_out else "left to train on"
-    return f"{what}: of its {count} rows none is {part}; one prompt in {HELD_OUT} is held out"
+    return f"{what}: none of its {count} rows is {part}; one prompt in {HELD_OUT} is held out"

@@ -40,10 +40,10 @@ def _from_file(path: Path) -> list[Row]:
     if path.suffix == ".parquet":
         from pyarrow import parquet  # type: ignore[import-untyped]
 
-        found: list[Row] = parquet.read_table(path).to_pylist()
-        return found
+        table: list[Row] = parquet.read_table(path).to_pylist()
+        return table
     if path.suffix not in KINDS:
-        raise ValueError(f"its name ends in none of {', '.join(KINDS)}")
+        raise ValueError(f"its name must end in one of {', '.join(KINDS)}")
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".json":
         rows = json.loads(text)
@@ -51,7 +51,7 @@ def _from_file(path: Path) -> list[Row]:
         lines = enumerate(text.split("\n"), 1)
         rows = [_from_line(number, line) for number, line in lines if line.strip()]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("its rows are no JSON objects")
+        raise ValueError("its rows are not JSON objects")
     return rows
 
 
@@ -64,13 +64,12 @@ def _from_line(number: int, line: str) -> Any:
 
 def _from_hub(what: str, name: str, looks_like_a_file: bool) -> list[Row]:
     if looks_like_a_file:
-        raise UserError(f"{what}: is no file of the kind {', '.join(KINDS)} that is there")
+        raise UserError(f"{what}: is not an existing file of the kinds {', '.join(KINDS)}")
     from datasets import load_dataset
 
     try:
         return list(load_dataset(name, split="train"))
     except Exception as error:  # the Hub, its HTTP client and the network each raise their own
         raise UserError(
-            f"{what}: is no file, and the Hub gives no data set under this name "
-            f"({first_line(error)})"
+            f"{what}: is not a file, and the Hub has no such data set ({first_line(error)})"
         ) from error

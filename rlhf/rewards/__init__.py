@@ -1,6 +1,7 @@
-"""What completions are worth: reward functions of TRL's signature, and ensembles of them.
+"""Reward functions by name, their values for completions, and ensembles of them.
 
-Rewards are computed on text, so a reward model may have any tokenizer.
+A reward is called as TRL calls one for prompts that are text. It is computed on text, so a reward
+model may have any tokenizer; a conversation is text here, with the chat template applied.
 """
 
 import importlib
@@ -34,8 +35,8 @@ def load_reward(
         device: where a reward model computes.
 
     Raises:
-        UserError: nothing there, no function, no trained sequence classifier, a tokenizer that
-            does not fit it, or the Hub cannot be reached.
+        UserError: nothing there, not a function, not a trained sequence classifier, a tokenizer
+            that does not fit it, or the Hub cannot be reached.
     """
     if name == "gold":
         return sentiment
@@ -50,12 +51,11 @@ def load_reward(
 def _function(option: str, name: str) -> RewardFunction:
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever the module does when it is imported
+        function: RewardFunction = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # of whatever the module does when it is imported
         raise UserError(f"{option} {name}: cannot be imported ({error})") from error
-    if not callable(found):
-        raise UserError(f"{option} {name}: is no function")
-    function: RewardFunction = found
+    if not callable(function):
+        raise UserError(f"{option} {name}: is not a function")
     return function
 
 
@@ -70,36 +70,38 @@ def call(
     """Every reward of every completion: [n, rewards] float64.
 
     Args:
-        columns: the prompts' further columns, handed to the functions as TRL does.
+        columns: the prompts' further columns, passed to the functions as TRL does.
 
     Raises:
-        UserError: a function does not take these arguments, gives no list, not one value per
-            completion, or a value that is no finite number; it is named, with the row.
+        UserError: a function does not take these arguments, or does not return one finite number
+            for each completion; the message names the function and the completion.
     """
-    asked = columns | {
+    arguments = columns | {
         "prompts": prompts,
         "completions": completions,
         "completion_ids": completion_ids,
     }
-    found = []
+    table = []
     for reward, name in zip(rewards, names, strict=True):
         try:
-            inspect.signature(reward).bind(**asked)
+            inspect.signature(reward).bind(**arguments)
         except TypeError as error:
             raise UserError(
-                f"reward {name}: does not take TRL's arguments ({error}); it needs to end with "
-                f"**kwargs for those it has no use for"
+                f"reward {name}: does not take TRL's arguments ({error}); its last parameter must "
+                f"be **kwargs, for those that it does not use"
             ) from error
-        given: Any = reward(**asked)
-        if not isinstance(given, Iterable):
-            raise UserError(f"reward {name}: returned {type(given).__name__}, no list of numbers")
-        values = list(given)
+        result: Any = reward(**arguments)
+        if not isinstance(result, Iterable):
+            raise UserError(
+                f"reward {name}: returned {type(result).__name__}, not a list of numbers"
+            )
+        values = list(result)
         if len(values) != len(completions):
             raise UserError(
                 f"reward {name}: returned {len(values)} values for {len(completions)} completions"
             )
-        found.append([_number(name, row, value) for row, value in enumerate(values)])
-    return torch.tensor(found, dtype=torch.float64).reshape(len(found), len(completions)).T
+        table.append([_number(name, row, value) for row, value in enumerate(values)])
+    return torch.tensor(table, dtype=torch.float64).reshape(len(table), len(completions)).T
 
 
 def _number(name: str, row: int, value: Any) -> float:
@@ -108,7 +110,9 @@ def _number(name: str, row: int, value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"reward {name}: returned {value!r} for completion {row}, no finite number")
+        raise UserError(
+            f"reward {name}: returned {value!r} for completion {row}, not a finite number"
+        )
     return number
 
 
@@ -128,22 +132,21 @@ def aggregate(scores: Tensor, how: Literal["mean", "min", "uwo"], uwo: float) ->
 
 
 class Standardiser(nn.Module):
-    """Rewards shifted and scaled to mean 0 and variance 1 over the reference's completions.
+    """Shifts and scales each reward to mean 0 and variance 1 over the reference's completions.
 
-    Ziegler et al. 2019, section 2.2. The identity until ``fit``.
+    Ziegler et al. 2019, section 2.2. The identity until :meth:`fit` is called.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, count: int) -> None:
-        """``count`` rewards, each with its own mean and standard deviation."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(count, dtype=torch.float64))
         self.register_buffer("std", torch.ones(count, dtype=torch.float64))
 
     def fit(self, scores: Tensor) -> None:
-        """Take mean and standard deviation of scores [n, count]; none is scaled by rounding."""
+        """Take mean and standard deviation of scores [n, count]; a constant keeps its scale."""
         std = scores.std(0, correction=0)
         self.mean.copy_(scores.mean(0))
         self.std.copy_(torch.where(std > 1e-9 * scores.abs().amax(0), std, 1.0))

@@ -15,9 +15,9 @@ def analyser() -> Any:
 
 
 def sentiment(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
-    """VADER's compound score of each prompt with its completion, in [-1, 1]; of TRL's signature.
+    """VADER's compound score of each prompt with its completion, in [-1, 1].
 
-    0 for a text without a word of the lexicon; a function of the text alone.
+    It is 0 for a text without a word of the lexicon.
     """
     return [
         float(analyser().polarity_scores(prompt + completion)["compound"])

@@ -1,6 +1,5 @@
 """Reward models: sequence classifiers with their own tokenizers, whole or as adapters."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from rlhf.policy import quiet_peft
 from shared.errors import UserError, first_line
 from shared.language_models.causal import locate
 
@@ -16,21 +16,21 @@ from shared.language_models.causal import locate
 class RewardModel:
     """A sequence classifier with its own tokenizer, called like a reward function.
 
-    One label: its logit is the reward. Two labels: the log-odds of the second, as the DPO paper
-    takes of a sentiment classifier.
+    With one label its logit is the reward; with two it is the log-odds of the second, as for the
+    sentiment classifier of the DPO paper (Rafailov et al. 2023).
     """
 
     def __init__(
         self, what: str, model: Any, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32
     ) -> None:
-        """``what``, an option and its value, stands in messages.
+        """Messages begin with ``what``, an option and its value.
 
         Raises:
             UserError: more than two labels, a tokenizer without a padding token or with more
                 tokens than the model has embeddings.
         """
         self.what = what
-        self.__name__ = what.split(" ")[-1]  # TRL's trainers call its metrics by it
+        self.__name__ = what.split(" ")[-1]  # in the names of TRL's metrics
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         labels, rows = model.config.num_labels, model.get_input_embeddings().num_embeddings
         if labels not in (1, 2):
@@ -55,20 +55,15 @@ class RewardModel:
         Raises:
             UserError: a text longer than the model reads.
         """
-        texts = [
-            prompt + completion for prompt, completion in zip(prompts, completions, strict=True)
-        ]
+        texts = (p + c for p, c in zip(prompts, completions, strict=True))
         rows = [self._tokens(text) for text in texts]
         if (most := max(map(len, rows), default=0)) > self.longest:
             raise UserError(f"{self.what}: reads at most {self.longest} tokens, a text has {most}")
-        return [
-            score
-            for i in range(0, len(rows), self.batch_size)
-            for score in self._scores(rows[i : i + self.batch_size])
-        ]
+        batches = (rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size))
+        return [score for batch in batches for score in self._scores(batch)]
 
     def _tokens(self, text: str) -> list[int]:
-        """Ended as TRL's RewardTrainer ends what it trains on, if the tokenizer does not."""
+        """The tokens with an end-of-text behind them, as TRL's RewardTrainer trains on."""
         tokens: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
         end = self.tokenizer.eos_token_id
         return tokens if end is None or tokens[-1:] == [end] else [*tokens, end]
@@ -81,10 +76,8 @@ class RewardModel:
         lengths = torch.tensor([len(row) for row in rows], device=device)
         mask = torch.arange(longest, device=device) < lengths[:, None]
         logits = self.model(input_ids=tokens, attention_mask=mask.long()).logits.double()
-        scores: list[float] = (
-            logits[:, -1] - (logits[:, 0] if logits.shape[1] == 2 else 0)
-        ).tolist()
-        return scores
+        scores = logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
+        return list(map(float, scores))
 
 
 def load_reward_model(what: str, source: str, root: Path) -> RewardModel:
@@ -96,11 +89,11 @@ def load_reward_model(what: str, source: str, root: Path) -> RewardModel:
         root: folder of the data sets, where ``smollm2`` is.
 
     Raises:
-        UserError: nothing there, no trained sequence classifier, a tokenizer that does not fit
+        UserError: nothing there, not a trained sequence classifier, a tokenizer that does not fit
             it, or the Hub cannot be reached.
     """
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # a missing head is said below, in one line
+    logging.set_verbosity_error()  # a missing head is reported below, in one line
     try:
         if (Path(source) / "adapter_config.json").is_file():
             model, tokenizer = _adapted(what, source, root)
@@ -109,13 +102,12 @@ def load_reward_model(what: str, source: str, root: Path) -> RewardModel:
     except UserError:
         raise
     except Exception as error:  # the Hub, its HTTP client, transformers, PEFT raise their own
-        reason = first_line(error)
         problem = (
             "cannot be read as a reward model"
             if Path(source).is_dir()
-            else ("is no folder, and the Hub gives no model under this name")
+            else "is not a folder, and the Hub has no such model"
         )
-        raise UserError(f"{what}: {problem} ({reason})") from error
+        raise UserError(f"{what}: {problem} ({first_line(error)})") from error
     finally:
         logging.set_verbosity(verbosity)
     return RewardModel(what, model, tokenizer)
@@ -127,7 +119,7 @@ def _classifier(what: str, source: str) -> tuple[Any, PreTrainedTokenizerBase]:
     )
     if missing := sorted(loading["missing_keys"]):  # such as the head, if it is a language model
         raise UserError(
-            f"{what}: is no sequence classifier, it has no {missing[0]}; "
+            f"{what}: is not a sequence classifier, it has no {missing[0]}; "
             f"python -m rlhf.reward trains one"
         )
     return model, AutoTokenizer.from_pretrained(source)
@@ -138,15 +130,14 @@ def _adapted(what: str, folder: str, root: Path) -> tuple[Any, PreTrainedTokeniz
     adapter = PeftConfig.from_pretrained(folder)
     if adapter.task_type != "SEQ_CLS":
         raise UserError(
-            f"{what}: is an adapter for {adapter.task_type}, no sequence classifier; "
+            f"{what}: is an adapter for {adapter.task_type}, not for a sequence classifier; "
             f"python -m rlhf.reward trains one"
         )
     base = locate(str(adapter.base_model_name_or_path), root)
     model = AutoModelForSequenceClassification.from_pretrained(
         base, num_labels=1, dtype=torch.float32, use_safetensors=True
     )
-    with warnings.catch_warnings():  # PEFT 0.21 asks transformers 5 by a name that is going
-        warnings.simplefilter("ignore", FutureWarning)
+    with quiet_peft():
         merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
-    own = (Path(folder) / "tokenizer_config.json").is_file()
-    return merged, AutoTokenizer.from_pretrained(folder if own else base)
+    with_tokenizer = (Path(folder) / "tokenizer_config.json").is_file()
+    return merged, AutoTokenizer.from_pretrained(folder if with_tokenizer else base)

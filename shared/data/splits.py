@@ -1,4 +1,4 @@
-"""Which digits are trained on and which are unseen."""
+"""The division of images into those for training and unseen ones for evaluation."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from shared.data.mnist import Digits
 
 
 class Split(NamedTuple):
-    """Training digits, and the unseen ones that evaluation uses; grey levels as uint8 [n, 784]."""
+    """Training digits, and unseen ones for evaluation; grey levels uint8 [n, 784], labels [n]."""
 
     images: Tensor
     labels: Tensor
@@ -17,9 +17,9 @@ class Split(NamedTuple):
 
 
 def split(digits: Digits, validation: int, train_size: int, test_size: int) -> Split:
-    """Hold ``validation`` training digits out as the unseen ones; 0: these are the test digits.
+    """Hold out the last ``validation`` training digits as unseen; 0: these are the test digits.
 
-    ``train_size`` and ``test_size`` cut the two parts to their first so many; 0: all.
+    Each part is then cut to its first ``train_size`` or ``test_size`` digits; 0: all.
     """
     images, labels = digits.train_images, digits.train_labels
     unseen = (digits.test_images, digits.test_labels)

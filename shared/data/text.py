@@ -1,4 +1,4 @@
-"""English (or any) text as a list of documents: the Brown corpus, own files, or a Hub data set."""
+"""Text as a list of documents: the Brown corpus, files of one's own, or a Hub data set."""
 
 from pathlib import Path
 
@@ -7,15 +7,15 @@ from shared.errors import UserError, first_line
 
 
 def load_documents(source: str, root: Path) -> list[str]:
-    """Documents of a source, never empty.
+    """The documents of a source: at least one, none of them empty.
 
     Args:
         source: ``brown``; a text file, whose documents are separated by blank lines; a folder,
-            each ``*.txt`` in it a document; or a Hub data set with a column ``text``.
+            where each ``*.txt`` is a document; or a Hub data set with a column ``text``.
         root: folder of the data sets.
 
     Raises:
-        UserError: nothing there, no text in it, not UTF-8, or the Hub cannot be reached.
+        UserError: no such source, no text in it, not UTF-8, or the Hub cannot be reached.
     """
     path = Path(source)
     try:
@@ -28,7 +28,7 @@ def load_documents(source: str, root: Path) -> list[str]:
         else:
             documents = _from_hub(source)
     except UnicodeDecodeError as error:
-        raise UserError(f"--text {source}: is no UTF-8 text ({error.reason})") from error
+        raise UserError(f"--text {source}: not UTF-8 text ({error.reason})") from error
     documents = [text.strip() for text in documents if text.strip()]
     if not documents:
         raise UserError(f"--text {source}: holds no text")
@@ -43,6 +43,6 @@ def _from_hub(name: str) -> list[str]:
     except Exception as error:  # the Hub, its HTTP client and the network each raise their own
         reason = first_line(error)
         raise UserError(
-            f"--text {name}: is no file and no folder, and the Hub gives no data set with a "
-            f"column text under this name ({reason})"
+            f"--text {name}: neither a file nor a folder, and the Hub has no data set of "
+            f"this name with a column text ({reason})"
         ) from error

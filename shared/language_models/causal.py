@@ -1,4 +1,4 @@
-"""Causal language models: where they come from, their hidden states, and exact sampling."""
+"""Loading causal language models, their hidden states, and exact sampling."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,11 +25,11 @@ from shared.errors import UserError, first_line
 
 logging.disable_progress_bar()  # of loading weights
 constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers report what is trained to the Hub
-hub_logging.set_verbosity_error()  # an unreachable Hub is said once, by ourselves
+hub_logging.set_verbosity_error()  # load_causal reports an unreachable Hub
 
 
 def locate(name: str, root: Path) -> str:
-    """Folder or Hub name of a model; ``smollm2`` is fetched first if it is not there."""
+    """Folder or Hub name of a model; ``smollm2`` is fetched first if it is missing."""
     return str(fetch_smollm2(root)) if name == "smollm2" else name
 
 
@@ -39,40 +39,34 @@ def load_causal(
     """A float32 model and its tokenizer: ``smollm2``, a folder, or a name on the Hub.
 
     Args:
-        option: the option that named it, for messages.
-        may_be_random: a folder with a configuration but no weights starts at random.
+        option: the option that names the model, for messages.
+        may_be_random: a folder with a configuration but no weights gives random weights.
 
     Raises:
-        UserError: nothing there, no causal language model, or the Hub cannot be reached.
+        UserError: no such model, not a causal language model, or the Hub cannot be reached.
     """
     source = locate(name, root)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        if may_be_random and _without_weights(Path(source)):
+        folder = Path(source)
+        if may_be_random and folder.is_dir() and not any(folder.glob("*.safetensors")):
             model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
         else:
             model = AutoModelForCausalLM.from_pretrained(
                 source, dtype=torch.float32, use_safetensors=True
             )
     except Exception as error:  # the Hub, its HTTP client, transformers each raise their own
-        reason = first_line(error)
-        what = (
-            "cannot be read"
-            if Path(source).is_dir()
-            else ("is no folder, and the Hub gives no model under this name")
-        )
-        raise UserError(f"{option} {name}: {what} ({reason})") from error
+        what = "not a folder, and the Hub has no model of this name"
+        if Path(source).is_dir():
+            what = "cannot be read"
+        raise UserError(f"{option} {name}: {what} ({first_line(error)})") from error
     return model, tokenizer
 
 
-def _without_weights(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.glob("*.safetensors"))
-
-
 class LanguageModel(nn.Module):
-    """A transformers model whose logits are left to the caller: logits = hidden @ weight.T.
+    """A transformers model that leaves its logits to the caller: logits = hidden @ weight.T.
 
-    Holds no tensor twice, also where the output weights are the embeddings.
+    It holds every tensor once, also where the output weights are the embeddings.
     """
 
     def __init__(self, model: Any) -> None:
@@ -90,25 +84,25 @@ class LanguageModel(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The output weights [vocabulary, width]."""
-        layer = self.head or self.trunk.get_input_embeddings()
-        weight: Tensor = layer.weight
-        return weight
+        layer: Any = self.head or self.trunk.get_input_embeddings()
+        return layer.weight
 
     @property
     def vocabulary(self) -> int:
+        """Number of tokens that the model can predict."""
         return self.weight.shape[0]
 
     def forward(self, tokens: Tensor, attention: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """tokens [n, length] -> hidden states [n, length, width], weight [vocabulary, width].
 
-        Without ``attention`` padding is at the end, where a causal model's earlier positions do not
-        see it; with it, [n, length] bool, padding is where it is False, and positions count from
-        the first token that is none.
+        Without ``attention``, padding must be at the end, where earlier positions of a causal model
+        do not see it. ``attention`` [n, length] is False at padding anywhere; positions then count
+        from a row's first token.
         """
-        given: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
+        arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
         if attention is not None:
-            given |= {"attention_mask": attention.long(), "position_ids": positions(attention)}
-        hidden: Tensor = self.trunk(**given).last_hidden_state
+            arguments |= {"attention_mask": attention.long(), "position_ids": positions(attention)}
+        hidden: Tensor = self.trunk(**arguments).last_hidden_state
         return hidden, self.weight
 
     def complete(self, prompts: Tensor, uniforms: Tensor) -> Tensor:
@@ -126,12 +120,13 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Prompts [n, p] and random numbers in [0, 1) [n, new] -> completed prompts.
 
-        A token is where the cumulated probabilities pass the random number: samples of the very
-        distribution, no top-k, no top-p. Sampling goes on behind a row's end-of-text; once every
-        row has one of ``ends``, what is left stays 0.
+        A token is where the cumulated probabilities pass the random number: samples of the model's
+        own distribution, without top-k or top-p. A row goes on after its end of text; when every
+        row has had one of ``ends``, the remaining tokens stay 0.
 
         Args:
-            attention: [n, p] bool, False at the padding, which is on the left.
+            attention: [n, p] bool, False at padding, which is on the left.
+            ends: tokens that end a text.
 
         Returns:
             tokens [n, p + new]; hidden states [n, new, width] before each of the new ones.
@@ -139,13 +134,11 @@ class LanguageModel(nn.Module):
         (n, p), new = prompts.shape, uniforms.shape[1]
         tokens = torch.cat([prompts, prompts.new_zeros(n, new)], 1)
         states = self.weight.new_zeros(n, new, self.weight.shape[1])
-        if not n:  # a process without rows; attention takes no empty batch
+        if not n:  # a process without rows; attention does not take an empty batch
             return tokens, states
-        seen = (
-            torch.ones_like(tokens)
-            if attention is None
-            else torch.cat([attention.long(), tokens.new_ones(n, new)], 1)
-        )
+        seen = torch.ones_like(tokens)
+        if attention is not None:
+            seen[:, :p] = attention
         place = positions(seen)
         stops = tokens.new_tensor(list(ends))
         ended = tokens.new_zeros(n, dtype=torch.bool)
@@ -176,7 +169,7 @@ class LanguageModel(nn.Module):
         return tokens, states
 
     def to_transformers(self) -> PreTrainedModel:
-        """An ordinary model with these weights, for ``save_pretrained`` and ``generate``."""
+        """An ordinary transformers model with these weights, to save or to ``generate`` with."""
         model = AutoModelForCausalLM.from_config(self.config)
         model.base_model.load_state_dict(self.trunk.state_dict())
         if self.head is not None:
@@ -185,16 +178,16 @@ class LanguageModel(nn.Module):
 
 
 def positions(attention: Tensor) -> Tensor:
-    """[n, length], 0 or False at padding -> each token's place among its row's tokens."""
+    """[n, length], 0 or False at padding -> position of each token in its row, without padding."""
     return (attention.long().cumsum(1) - 1).clamp(min=0)
 
 
 @contextmanager
 def computing_type_once(model: nn.Module, device: torch.device) -> Iterator[torch.dtype | None]:
-    """Frozen weights of linear layers in autocast's type inside the ``with``; that type, or None.
+    """Keep frozen weights of linear layers in autocast's type; yields that type, or None.
 
-    Autocast converts a frozen weight anew at every use, which is most of the time of sampling a
-    token at a time. What is computed is the same.
+    Autocast converts a frozen weight at every use, which takes most of the time of sampling token
+    by token. The results are the same.
     """
     if not torch.is_autocast_enabled(device.type):
         yield None

@@ -1,8 +1,8 @@
 """The run folder of TRL's trainers: metrics, checkpoints, stops, and resuming exactly.
 
 A trainer writes a checkpoint into a scratch folder; it becomes ``checkpoints/step-...`` with
-checksums and a manifest in one rename. What the trainer reads back are safetensors, JSON, and
-tensors by ``torch.load(weights_only=True)``.
+checksums and a manifest in one rename. The trainer reads back safetensors, JSON, and tensors by
+``torch.load(weights_only=True)``.
 """
 
 import json
@@ -40,7 +40,7 @@ class InOurFolder(TrainerCallback):
     def __init__(self, run: Run, every: int) -> None:
         self.run, self.every = run, every  # optimiser steps between checkpoints
         self.signum = 0
-        self.tokens = self.tokens_before = 0.0  # TRL counts them from zero in every process
+        self.tokens = self.tokens_before = 0.0  # TRL counts from zero in every process
 
     def restore(self, progress: dict[str, Any]) -> None:
         """Go on from a checkpoint's progress.json."""
@@ -50,15 +50,15 @@ class InOurFolder(TrainerCallback):
 
     @override
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inputs: Any
     ) -> None:
-        model: nn.Module = given["model"]
+        model: nn.Module = inputs["model"]
         norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
         if not torch.stack(norms).isfinite().all():
             self.refuse("the gradient is", state.global_step)
 
     def refuse(self, what: str, step: int) -> None:
-        """End the run before an update by a number that is none."""
+        """End the run before an update by NaN or infinity."""
         saved = checkpoint.newest_complete(self.run.checkpoints)
         raise UserError(
             f"{what} not finite at step {step}: not applied, "
@@ -80,23 +80,21 @@ class InOurFolder(TrainerCallback):
 
     @override
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inputs: Any
     ) -> None:
-        logs: dict[str, float] = given["logs"]
+        logs: dict[str, float] = inputs["logs"]
         if "train_runtime" in logs:  # the trainer's own summary of the whole
             return
         if not math.isfinite(logs["loss"]):
             self.refuse("the loss is", state.global_step)
-        told = {name: value for name, value in logs.items() if name != "total_flos"}
-        if "num_tokens" in told:
+        metrics = {name: value for name, value in logs.items() if name != "total_flos"}
+        if "num_tokens" in metrics:
             before = 0 if state.num_input_tokens_seen else self.tokens_before  # RLOO counts itself
-            self.tokens = told["num_tokens"] = told["num_tokens"] + before
-        self.run.record(told)
-        if state.global_step % max(1, state.max_steps // 10) == 0:
-            self.run.say(
-                f"step {state.global_step}/{state.max_steps}, {self.run.elapsed():.0f} s: "
-                f"{shown(told)}"
-            )
+            self.tokens = metrics["num_tokens"] = metrics["num_tokens"] + before
+        self.run.record(metrics)
+        step, last = state.global_step, state.max_steps
+        if step % max(1, last // 10) == 0:
+            self.run.say(f"step {step}/{last}, {self.run.elapsed():.0f} s: {shown(metrics)}")
 
     @override
     def on_save(
@@ -106,7 +104,7 @@ class InOurFolder(TrainerCallback):
         self.run.accelerator.wait_for_everyone()  # every process writes its own random state
 
         def seal(folder: Path) -> None:
-            (written / "training_args.bin").unlink()  # a pickle that nobody reads
+            (written / "training_args.bin").unlink()  # a pickle that is never read
             for file in written.iterdir():
                 file.rename(folder / file.name)
             progress = {
@@ -128,15 +126,27 @@ class InOurFolder(TrainerCallback):
 
 
 def shown(metrics: dict[str, float]) -> str:
-    """The few numbers of a step that a person looks at."""
+    """The most important metrics of a step, for a printed line."""
     names = ("loss", "accuracy", "rewards/accuracies", "rewards/margins", "reward", "kl")
     return ", ".join(f"{n.split('/')[-1]} {metrics[n]:.3f}" for n in names if n in metrics)
 
 
-def go_on(run: Run, trainer: Any, ours: InOurFolder) -> None:
-    """Train from the checkpoint that the run is resumed from."""
-    path, progress = find_checkpoint(run)
-    ours.restore(progress)
+def go_on(run: Run, trainer: Any, callback: InOurFolder) -> None:
+    """Train on from the checkpoint that the run is resumed from.
+
+    Raises:
+        UserError: no complete one, a damaged one, or one of another number of processes.
+    """
+    path = checkpoint.to_resume(run.folder, run.config.resume)
+    with checkpoint.intact_one_named(path):
+        checkpoint.verify_folder(path)
+    progress: dict[str, Any] = json.loads((path / "progress.json").read_text())
+    if progress["processes"] != world_size():
+        raise UserError(
+            f"--resume {run.config.resume}: ran on {progress['processes']} process(es), each with "
+            f"random numbers of its own; here are {world_size()}"
+        )
+    callback.restore(progress)
     run.on_main(lambda: keep_metrics(run.folder, run.records))
     run.say(f"resumed from {path}")
     try:
@@ -148,33 +158,8 @@ def go_on(run: Run, trainer: Any, ours: InOurFolder) -> None:
         raise UserError(f"{path}: refused, it holds more than tensors and numbers") from error
 
 
-def find_checkpoint(run: Run) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint that ``--resume`` names, or the run's newest complete one; its progress.
-
-    Raises:
-        UserError: no complete one, a damaged one, or one of another number of processes.
-    """
-    given = Path(run.config.resume)
-    path = given if given != run.folder else checkpoint.newest_complete(run.checkpoints)
-    if path is None:
-        raise UserError(f"--resume {given}: holds no complete checkpoint yet, start it anew")
-    try:
-        checkpoint.verify_folder(path)
-        progress: dict[str, Any] = json.loads((path / "progress.json").read_text())
-    except UserError as error:
-        if (other := checkpoint.newest_intact(path.parent, besides=path)) is None:
-            raise
-        raise UserError(f"{error}; {other} is intact, go on with --resume {other}") from error
-    if progress["processes"] != world_size():
-        raise UserError(
-            f"--resume {given}: ran on {progress['processes']} process(es), each with random "
-            f"numbers of its own; here are {world_size()}"
-        )
-    return path, progress
-
-
 def arguments(run: Run) -> dict[str, Any]:
-    """The arguments that have nothing to do with what is trained."""
+    """Arguments of a trainer that do not depend on model and data."""
     return {
         "output_dir": str(run.checkpoints / SCRATCH),
         "bf16": run.config.mixed_precision == "bf16",  # TRL's default is True
@@ -195,41 +180,31 @@ def arguments(run: Run) -> dict[str, Any]:
 def train_with(trainer: Any, run: Run, every: int) -> bool:
     """Train to the end, from the checkpoint to resume from if there is one.
 
-    A checkpoint every so many optimiser steps, and at the end. True on the main process: what is
-    left (evaluation, pictures) is its alone.
+    A checkpoint is written every ``every`` optimiser steps and at the end. Returns True on the main
+    process, which alone goes on to evaluate.
 
     Raises:
         Interrupted: SIGINT or SIGTERM reached any of the processes; a checkpoint is written.
         UserError: the gradient is not finite, the disk is full, or the checkpoint is unusable.
     """
-    ours = InOurFolder(run, every)  # after the other callbacks: it writes what they found
+    callback = InOurFolder(run, every)  # after the others, whose metrics it writes
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(ours)
-    try:
-        with full_disk_is_a_user_error(run.checkpoints), third_party():
-            if run.config.resume:
-                go_on(run, trainer, ours)
-            else:
-                trainer.train()
-    except RuntimeError as error:
-        if "inline_container" not in str(error):
-            raise
-        raise UserError(  # torch.save to a file hides what the operating system said
-            f"{run.checkpoints}: cannot be written, the disk is full or over its quota; "
-            f"what was saved before is intact"
-        ) from error
-    is_main: bool = run.accelerator.is_main_process
-    run.accelerator.end_training()
-    if ours.signum:
-        raise Interrupted(ours.signum, run.folder)
-    interrupt.uninstall()
+    trainer.add_callback(callback)
+    with full_disk_is_a_user_error(run.checkpoints), third_party():
+        if run.config.resume:
+            go_on(run, trainer, callback)
+        else:
+            trainer.train()
+    is_main = run.leave()
+    if callback.signum:
+        raise Interrupted(callback.signum, run.folder)
     return is_main
 
 
 @contextmanager
 def third_party() -> Iterator[None]:
-    """Around TRL's trainers: no warning that PEFT and TRL use a name that transformers renames."""
-    from datasets import disable_progress_bars  # seconds to import, as TRL
+    """Silence progress bars of datasets, and warnings about a name that TRL and PEFT still use."""
+    from datasets import disable_progress_bars  # takes seconds to import
 
     disable_progress_bars()
     with warnings.catch_warnings():

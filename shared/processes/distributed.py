@@ -14,20 +14,17 @@ from torch import Tensor
 
 
 def world_size() -> int:
+    """Number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def global_sum(x: Tensor) -> Tensor:
     """Sum of ``x`` over processes, any shape; its gradient reaches this process's ``x`` only."""
-    if world_size() == 1:
-        return x
-    total = x.detach().clone()
-    dist.all_reduce(total)
-    return x + (total - x.detach())
+    return x if world_size() == 1 else x + (all_reduce_sum(x) - x.detach())
 
 
 class _JoinRows(torch.autograd.Function):
-    """all_gather for rows that differ in number; a batch seldom divides evenly."""
+    """all_gather of rows whose number differs between processes, with gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -41,13 +38,11 @@ class _JoinRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        total = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total.split(ctx.counts)[dist.get_rank()]
+        return all_reduce_sum(grad.contiguous()).split(ctx.counts)[dist.get_rank()]
 
 
 def global_rows(x: Tensor) -> Tensor:
-    """All processes' rows [n, ...], any n each, joined; gradients flow back to the owners."""
+    """Rows [n, ...] of all processes, any n each, joined; gradients flow back to their owner."""
     if world_size() == 1:
         return x
     joined: Tensor = _JoinRows.apply(x)
@@ -55,41 +50,39 @@ def global_rows(x: Tensor) -> Tensor:
 
 
 def own_rows(x: Tensor, dim: int = 0) -> Tensor:
-    """This process's part of a global batch: sizes differ by one at most, and may be zero."""
+    """This process's part of a global batch; sizes differ by at most one, and may be zero."""
     if world_size() == 1:
         return x
     return x.tensor_split(world_size(), dim)[dist.get_rank()]
 
 
 def any_process(value: int, device: torch.device) -> int:
-    """The largest ``value`` of all processes: how they agree on a flag or a signal number."""
+    """The largest ``value`` of all processes, by which they agree on a flag or a signal number."""
     if world_size() == 1:
         return value
-    largest = torch.tensor(value, device=device)
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return int(largest)
+    return int(all_reduce_max(torch.tensor(value, device=device)))
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum of ``x`` over processes, any shape; bitwise equal on all of them."""
-    if world_size() == 1:
-        return x
-    x = x.detach().clone()
-    dist.all_reduce(x)
-    return x
+    """Sum of ``x`` over processes without a gradient, any shape; bitwise equal on all of them."""
+    return _all_reduce(x, dist.ReduceOp.SUM)
 
 
 def all_reduce_max(x: Tensor) -> Tensor:
-    """Elementwise maximum of ``x`` over processes."""
+    """Elementwise maximum of ``x`` over processes, without a gradient."""
+    return _all_reduce(x, dist.ReduceOp.MAX)
+
+
+def _all_reduce(x: Tensor, operation: Any) -> Tensor:
     if world_size() == 1:
         return x
     x = x.detach().clone()
-    dist.all_reduce(x, dist.ReduceOp.MAX)
+    dist.all_reduce(x, operation)
     return x
 
 
 def all_gather_rows(x: Tensor) -> Tensor:
-    """The processes' rows [n, ...], one n for all of them, in the order of their ranks."""
+    """Rows [n, ...] of all processes, with the same n, in the order of ranks; no gradient."""
     if world_size() == 1:
         return x
     parts = [torch.empty_like(x) for _ in range(world_size())]
@@ -98,7 +91,7 @@ def all_gather_rows(x: Tensor) -> Tensor:
 
 
 def assert_equal_everywhere(x: Tensor) -> None:
-    """RuntimeError unless ``x`` has the same bits on every process: a bug, not bad input."""
+    """Raise RuntimeError unless ``x`` has the same bits on every process."""
     if world_size() == 1:
         return
     first = x.detach().clone()

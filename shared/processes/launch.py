@@ -21,7 +21,7 @@ from shared.config import RunConfig
 from shared.errors import UserError, first_line
 
 T = TypeVar("T")
-ASKED = "KL_ZOO_PROCESSES"  # how many the Makefile asked the launcher for
+REQUESTED = "KL_ZOO_PROCESSES"  # variable with the number that the launcher was to start
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -31,16 +31,16 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 
 def need_whole_weights(accelerator: Accelerator, what: str) -> None:
-    """UserError where FSDP or DeepSpeed spread the weights; ``what`` says who needs them whole."""
+    """Raise UserError where FSDP or DeepSpeed spread the weights that ``what`` needs whole."""
     if is_sharded(accelerator):
         raise UserError(f"{what} whole weights, which FSDP and DeepSpeed spread over processes")
 
 
 def keep_freed_memory() -> None:
-    """Have glibc's malloc keep large blocks that were freed for the next ones.
+    """Make glibc's malloc keep large freed blocks for the next ones.
 
-    It gives them back to the kernel, which then zeroes the activations of every step page by page:
-    a sixth of the time of the convolutional teacher of distillation/ on two cores.
+    By default they go back to the kernel, which then zeroes the activations of every step page by
+    page: a sixth of the training time of a small convolutional network on two cores.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_THRESHOLD, 2**30)
@@ -48,18 +48,18 @@ def keep_freed_memory() -> None:
 
 
 def start(config: RunConfig, cpu: bool = False) -> Accelerator:
-    """An Accelerator for however this process was launched, seeded alike on every process.
+    """An Accelerator for this process, one or one of several, with its generators seeded.
 
-    Alike, so that all build the same initial model; noise of the steps comes from
-    ``shared.training.seeding``. Denormals are flushed to zero: the optimisers' averages for pixels
-    that are always black decay into them and cost a CPU ten times the time.
+    The seed is the same on all, so that they build the same initial model; noise of the steps comes
+    from ``shared.training.seeding``. Denormals are flushed to zero: the optimisers' averages for
+    pixels that are always black decay into them and cost a CPU ten times the time.
 
     Args:
         cpu: stay on CPUs, with gloo between processes, whatever else the machine has.
 
     Raises:
-        UserError: a tracker's package is missing, the Hub repository's name is none, or not so many
-            processes were started as were asked for.
+        UserError: a tracker's package is missing, the name of the Hub repository is invalid, or
+            another number of processes was started than requested.
     """
     if missing := [name for name in config.trackers if find_spec(name) is None]:
         raise UserError(
@@ -73,13 +73,13 @@ def start(config: RunConfig, cpu: bool = False) -> Accelerator:
         cpu=cpu,
         mixed_precision=config.mixed_precision,
         log_with=list(config.trackers) or None,
-        project_config=ProjectConfiguration(logging_dir=""),  # the run's folder, once it is there
+        project_config=ProjectConfiguration(logging_dir=""),  # shared.run.run sets it
     )
-    asked, started = os.environ.get(ASKED, ""), accelerator.num_processes
-    if asked not in ("", str(started)):
+    requested, started = os.environ.get(REQUESTED, ""), accelerator.num_processes
+    if requested not in ("", str(started)):
         raise UserError(
-            f"{asked} processes were asked for, {started} started; on CPUs torchrun "
-            f"starts them, as in make NPROC={asked} LAUNCH=cpu"
+            f"{requested} processes were requested, {started} started; on CPUs torchrun "
+            f"starts them, as in make NPROC={requested} LAUNCH=cpu"
         )
     if plugin := accelerator.state.deepspeed_plugin:
         # DeepSpeed insists on the value and only counts with it: batches are tensors here.
@@ -101,9 +101,9 @@ def check_repository(name: str) -> None:
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
-    """Result of ``action``, called on the main process only, on every process.
+    """The result of ``action`` on every process; only the main process calls it.
 
-    What it raises for people is raised by all of them: none waits for one that has ended.
+    An error for people is raised on all of them, so that none waits for one that has ended.
     """
     outcome: list[Any] = [None]
     if accelerator.is_main_process:

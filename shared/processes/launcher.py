@@ -1,11 +1,11 @@
-"""A program on several processes.
+"""Starts a program on several processes.
 
 ``python -m shared.processes.launcher N cpu|ddp|... PROGRAM [option]``
 
 On CPUs torchrun starts them, on GPUs Accelerate's launcher with the configuration of this name in
 ``shared/processes/``; with NNODES in the environment, this machine's share of them. Unlike theirs,
 the exit code is the program's, its error is not followed by the launcher's traceback, and after
-Ctrl-C a step may take ten minutes to end in a checkpoint, not half of one.
+Ctrl-C a step has ten minutes to end in a checkpoint, not half a minute.
 """
 
 import logging
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from accelerate.commands.launch import launch_command, launch_command_parser
@@ -23,7 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from shared import cli
 from shared.errors import UserError
-from shared.processes.launch import ASKED
+from shared.processes.launch import REQUESTED
 
 CONFIGURATIONS = Path(__file__).parent
 LAUNCHES = ("cpu", "ddp", "fsdp", "zero2", "zero3")
@@ -31,7 +31,7 @@ LAUNCHES = ("cpu", "ddp", "fsdp", "zero2", "zero3")
 
 @dataclass(frozen=True)
 class Machines:
-    """Where this machine stands among several, in the names that torchrun gives its variables."""
+    """The number of machines, this one's rank, and the address of the first."""
 
     count: int
     rank: int
@@ -39,34 +39,43 @@ class Machines:
     port: str
 
     @classmethod
-    def of(cls, given: Mapping[str, str]) -> "Machines":
-        """From NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT; UserError if one of them is none."""
-        count, rank = given.get("NNODES", "1"), given.get("NODE_RANK", "0")
-        address = given.get("MASTER_ADDR", "")
+    def of(cls, environment: Mapping[str, str]) -> "Machines":
+        """Read torchrun's variables NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT.
+
+        Raises:
+            UserError: one of them is missing or invalid.
+        """
+        count, rank = environment.get("NNODES", "1"), environment.get("NODE_RANK", "0")
+        address = environment.get("MASTER_ADDR", "")
         if not count.isdecimal() or int(count) < 1:
             raise UserError(f"NNODES={count}: must be a whole number of machines >= 1")
         if not rank.isdecimal() or int(rank) >= int(count):
             raise UserError(f"NODE_RANK={rank}: must be one of 0 to {int(count) - 1}")
-        if int(count) > 1 and not (address and "NODE_RANK" in given):
+        if int(count) > 1 and not (address and "NODE_RANK" in environment):
             raise UserError(
-                f"NNODES={count}: needs MASTER_ADDR, a name of the first machine, and "
+                f"NNODES={count}: needs MASTER_ADDR, the name of the first machine, and "
                 f"NODE_RANK, 0 on the first"
             )
-        return cls(int(count), int(rank), address, given.get("MASTER_PORT", "29500"))
+        return cls(int(count), int(rank), address, environment.get("MASTER_PORT", "29500"))
+
+    def options(self, names: str) -> list[str]:
+        """Count, rank, address and port as a launcher's options of these names; none for one."""
+        values = zip(names.split(), astuple(self), strict=True)
+        return [f"--{name}={value}" for name, value in values] if self.count > 1 else []
 
 
 def launch(count: str, how: str, program: list[str]) -> None:
     """Start ``count`` processes of a module, this machine's share of them, and wait for their end.
 
     Raises:
-        UserError: how many, how or where is none.
-        ChildFailedError: a process ended otherwise than with 0.
+        UserError: the number of processes, the launch or a machine is invalid.
+        ChildFailedError: a process ended with another exit code than 0.
         SignalException: this process was interrupted, and has interrupted them.
     """
     if not count.isdecimal() or int(count) < 1:
         raise UserError(f"NPROC={count}: must be a whole number >= 1")
     if how not in LAUNCHES:
-        raise UserError(f"LAUNCH={how}: is none of {', '.join(LAUNCHES)}")
+        raise UserError(f"LAUNCH={how}: must be one of {', '.join(LAUNCHES)}")
     machines = Machines.of(os.environ)
     own, rest = divmod(int(count), machines.count)
     if rest:
@@ -74,31 +83,21 @@ def launch(count: str, how: str, program: list[str]) -> None:
     threads = max(1, (os.cpu_count() or 1) // own)
     for name, value in {"OMP_NUM_THREADS": threads, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": 600}.items():
         os.environ.setdefault(name, str(value))
-    os.environ[ASKED] = count
+    os.environ[REQUESTED] = count
     if how == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
-        where = ["--standalone"]
-        if machines.count > 1:
-            where = [
-                f"--nnodes={machines.count}",
-                f"--node_rank={machines.rank}",
-                f"--master_addr={machines.address}",
-                f"--master_port={machines.port}",
-            ]
+        names = "nnodes node_rank master_addr master_port"
+        where = machines.options(names) or ["--standalone"]
         torchrun.main([*where, f"--nproc_per_node={own}", "-m", *program])
     else:
+        names = "num_machines machine_rank main_process_ip main_process_port"
         where = [f"--config_file={CONFIGURATIONS / how}.yaml", f"--num_processes={count}"]
-        if machines.count > 1:
-            where += [
-                f"--num_machines={machines.count}",
-                f"--machine_rank={machines.rank}",
-                f"--main_process_ip={machines.address}",
-                f"--main_process_port={machines.port}",
-            ]
-        launch_command(launch_command_parser().parse_args([*where, "-m", *program]))
+        command = [*where, *machines.options(names), "-m", *program]
+        launch_command(launch_command_parser().parse_args(command))
 
 
 def main() -> None:
+    """Launch, and end with the program's exit code."""
     if len(sys.argv) < 4:
         raise UserError(
             f"usage: python -m shared.processes.launcher N {'|'.join(LAUNCHES)} PROGRAM ..."

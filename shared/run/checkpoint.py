@@ -1,17 +1,17 @@
-"""Folders that are whole or not there: temporary folder, checksums, rename; nothing is unpickled.
+"""Checkpoint and model folders, written atomically with checksums; nothing is unpickled.
 
 A folder counts only with its ``manifest.json``, written last. A folder without one is an
-interrupted write and is passed over; a file that differs from its checksum is damage and is named.
+interrupted write and is passed over; a file that differs from its checksum is damaged and named.
 """
 
-import hashlib
 import io
 import json
 import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from shared.errors import UserError, first_line, full_disk_is_a_user_error
+from shared.run.folder import sha256
 
 MANIFEST = "manifest.json"
 
@@ -45,7 +46,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
             entries = {}
             for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
                 _sync(file)
-                entries[str(file.relative_to(temporary))] = _sha256(file)
+                entries[str(file.relative_to(temporary))] = sha256(file)
             manifest = temporary / MANIFEST
             manifest.write_text(json.dumps(entries, indent=1) + "\n")
             _sync(manifest)
@@ -57,7 +58,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def is_complete(path: Path) -> bool:
-    """Whether the folder was written to its end; says nothing about later damage."""
+    """Whether the folder was written to its end; later damage is not looked for."""
     return (path / MANIFEST).is_file()
 
 
@@ -68,9 +69,11 @@ def verify_folder(path: Path) -> None:
         UserError: no folder, no manifest, a missing file or a wrong checksum; the file is named.
     """
     if not path.is_dir():
-        raise UserError(f"{path} is not there")
+        raise UserError(f"{path} does not exist")
     if not is_complete(path):
-        raise UserError(f"{path} has no {MANIFEST}: it was not written to its end")
+        raise UserError(
+            f"{path} has no {MANIFEST}: not a folder of this zoo, or not written to its end"
+        )
     try:
         entries: dict[str, str] = dict(json.loads((path / MANIFEST).read_text()))
     except (ValueError, TypeError) as error:
@@ -78,17 +81,17 @@ def verify_folder(path: Path) -> None:
     for name, expected in entries.items():
         if not (path / name).is_file():
             raise UserError(f"{path / name} is missing")
-        if _sha256(path / name) != expected:
+        if sha256(path / name) != expected:
             raise UserError(f"{path / name} is damaged: it differs from its checksum")
 
 
 def is_intact(path: Path) -> bool:
-    """Whether the folder is complete and every file still is what was written."""
+    """Whether the folder is complete and every file still has its checksum."""
     try:
         verify_folder(path)
+        return True
     except UserError:
         return False
-    return True
 
 
 def check_architecture(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -127,7 +130,7 @@ def load_training_state(path: Path) -> tuple[dict[str, Any], Any, dict[str, Any]
     """The three parts of a verified checkpoint; see :func:`save_training_state`.
 
     Raises:
-        UserError: a file is damaged, or is none that training wrote; no code in it is executed.
+        UserError: a file is damaged or holds more than tensors; no code in it is executed.
     """
     verify_folder(path)
     file = path
@@ -148,10 +151,10 @@ def load_training_state(path: Path) -> tuple[dict[str, Any], Any, dict[str, Any]
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and training configuration from a model folder, or from a run folder.
 
-    Of a run folder, its model, or its newest checkpoint while there is no model yet.
+    A run folder stands for its model, or for its newest checkpoint until it has a model.
 
     Raises:
-        UserError: neither is there, or a file is damaged.
+        UserError: there is neither, or a file is damaged.
     """
     folder, about = path, path / "training.json"
     if (path / "checkpoints").is_dir():
@@ -172,21 +175,35 @@ def newest_complete(folder: Path) -> Path | None:
     return max((p for p in folder.glob("step-*") if is_complete(p)), default=None)
 
 
-def newest_intact(folder: Path, besides: Path) -> Path | None:
-    """The newest other checkpoint in ``folder`` whose files are what was written, if any."""
-    return max((p for p in folder.glob("step-*") if p != besides and is_intact(p)), default=None)
+def to_resume(run: Path, resume: str) -> Path:
+    """The checkpoint that ``--resume`` names, or the newest complete one of the run it names.
+
+    Raises:
+        UserError: the run has none.
+    """
+    path = Path(resume) if Path(resume) != run else newest_complete(run / "checkpoints")
+    if path is None:
+        raise UserError(f"--resume {run}: holds no complete checkpoint yet; start a new run")
+    return path
+
+
+@contextmanager
+def intact_one_named(path: Path) -> Iterator[None]:
+    """Around reading a checkpoint: an error also names the newest other one that is intact."""
+    try:
+        yield
+    except UserError as error:
+        others = (p for p in path.parent.glob("step-*") if p != path and is_intact(p))
+        if (other := max(others, default=None)) is None:
+            raise
+        raise UserError(f"{error}; {other} is intact, go on with --resume {other}") from error
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` checkpoints, and what interrupted writes left behind."""
+    """Delete all but the newest ``keep`` checkpoints, and the remains of interrupted writes."""
     complete = sorted(p for p in folder.glob("step-*") if is_complete(p))
     for path in [*complete[:-keep], *folder.glob(".tmp-*")]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

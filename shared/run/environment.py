@@ -1,4 +1,4 @@
-"""What a result depends on besides the code: command, versions, hardware."""
+"""Command, versions and hardware: all that a result depends on besides the code."""
 
 import os
 import platform
@@ -10,11 +10,7 @@ from typing import Any
 
 import torch
 
-_PACKAGES = tuple(
-    """
-    torch torchvision accelerate transformers trl gymnasium mujoco numpy safetensors
-""".split()
-)
+_PACKAGES = "torch torchvision accelerate transformers trl gymnasium mujoco numpy safetensors"
 
 
 def describe() -> dict[str, Any]:
@@ -25,12 +21,10 @@ def describe() -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": len((_git("status", "--porcelain", "-uno") or "").splitlines()),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES.split()},
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": _cores(),
         "torch_threads": torch.get_num_threads(),
         "accelerators": gpus,
     }
@@ -41,6 +35,10 @@ def command() -> str:
     main = sys.modules["__main__"].__spec__
     program = f"python -m {main.name}" if main else Path(sys.argv[0]).name
     return " ".join([program, *sys.argv[1:]])
+
+
+def _cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _processor() -> str:

@@ -1,6 +1,7 @@
-"""The files of a run folder that are written whole: claimed once, read back, cut back."""
+"""A run folder: created or taken over once; its JSON files, written as a whole."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -13,20 +14,20 @@ from shared.config import RunConfig
 from shared.errors import UserError, full_disk_is_a_user_error
 from shared.run.environment import describe
 
-_held: dict[Path, int] = {}  # run folders of this process, open
+_locks: dict[Path, int] = {}  # descriptors of this process's run folders
 
 
 def claim(app: str, preset: str, config: RunConfig) -> Path:
     """The folder of a resumed run, or a new one with its config.json and env.json.
 
     Raises:
-        UserError: ``--out`` is taken; another process trains there; the disk is full (nothing of
+        UserError: ``--out`` exists; another process trains there; the disk is full (nothing of
             the folder remains).
     """
     if config.resume:
-        given = Path(config.resume)
-        folder = given if (given / "checkpoints").is_dir() else given.parent.parent
-        _hold(folder)
+        named = Path(config.resume)
+        folder = named if (named / "checkpoints").is_dir() else named.parent.parent
+        _lock(folder)
         return folder
     folder = _create(config.out, f"runs/{app}-{preset}")
     stored = asdict(with_resume_cleared(config))
@@ -34,30 +35,30 @@ def claim(app: str, preset: str, config: RunConfig) -> Path:
         write_json(folder / "config.json", {"application": app, "preset": preset, "config": stored})
         write_json(folder / "env.json", describe())
         (folder / "checkpoints").mkdir()
-        _hold(folder)
+        _lock(folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
 
 
-def _hold(folder: Path) -> None:
+def _lock(folder: Path) -> None:
     """Keep other processes out of a run folder until this one ends, however it ends.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process has locked it.
     """
-    if folder.resolve() in _held:  # a stage, or a run that goes on in this process
+    if folder.resolve() in _locks:  # a stage, or a run that goes on in this process
         return
-    held = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(held)
+        os.close(descriptor)
         raise UserError(f"{folder}: another process trains there") from None
     except OSError:  # a file system without locks
         pass
-    _held[folder.resolve()] = held  # open, and so locked, until the process ends
+    _locks[folder.resolve()] = descriptor  # open, and so locked, until the process ends
 
 
 def _create(out: str, default: str) -> Path:
@@ -70,10 +71,10 @@ def _create(out: str, default: str) -> Path:
         except FileExistsError:
             if out:
                 raise UserError(
-                    f"--out {folder}: is there already; continue it with --resume {folder} "
+                    f"--out {folder}: exists already; continue it with --resume {folder} "
                     f"or name another folder"
                 ) from None
-    raise UserError(f"--out: {default} and its numbered variants are all taken")
+    raise UserError(f"--out: {default} and its numbered variants all exist")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -90,19 +91,25 @@ def append_metrics(folder: Path, line: dict[str, Any]) -> None:
 
 
 def keep_metrics(folder: Path, count: int) -> None:
-    """Cut metrics.jsonl to its first ``count`` lines, also where the last is half a line."""
+    """Cut metrics.jsonl to its first ``count`` lines; after a kill the last may be incomplete."""
     path = folder / "metrics.jsonl"
     if path.exists():
         write_whole(path, "".join(path.read_text().splitlines(keepends=True)[:count]))
 
 
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON, as a whole or not at all; a full disk is one clear error."""
+    """Write indented JSON, as a whole or not at all; a full disk is a UserError."""
     write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, as a whole or not at all; a full disk is one clear error."""
+    """Write a file, as a whole or not at all; a full disk is a UserError."""
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
         with full_disk_is_a_user_error(path):

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask for a stop; the training loop stops at its next step boundary."""
+"""SIGINT and SIGTERM as requests to stop, which the training loop obeys after its next step."""
 
 import signal
 from types import FrameType
@@ -7,19 +7,19 @@ _received: int = 0
 
 
 def install() -> None:
-    """Remember the first SIGINT or SIGTERM instead of dying of it; a second one kills as usual."""
+    """Remember the first SIGINT or SIGTERM instead of ending; a second one ends the process."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _remember)
 
 
 def uninstall() -> None:
-    """From here on a signal acts at once, as usual."""
+    """Let signals end the process at once again."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def received() -> int:
-    """The number of the signal that asked for a stop, or 0."""
+    """The number of the signal that requested a stop, or 0."""
     return _received
 
 

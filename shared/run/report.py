@@ -1,4 +1,4 @@
-"""What a run prints at its start and writes at its end: setup, model folder, pictures, summary."""
+"""The lines a run prints at its start, and the model folder, pictures and summary of its end."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,12 +29,12 @@ def shares(size: int) -> str:
 
 
 def training_settings(preset: str, config: RunConfig) -> dict[str, Any]:
-    """What training.json of a model folder says: the preset and every option."""
+    """The content of training.json in a model folder: the preset and every option."""
     return {"preset": preset, "config": asdict(with_resume_cleared(config))}
 
 
 def write_model(path: Path, save: Callable[[Path], object], card: str, **documents: Any) -> None:
-    """A model folder, written as a whole: weights, ``NAME.json`` of each document, and the card.
+    """Write a model folder as a whole: weights, ``NAME.json`` of each document, and the card.
 
     Args:
         save: writes the weights and their configuration into a folder.
@@ -65,10 +65,10 @@ def model_card(
     """The card of a model folder in the Hub's format.
 
     Args:
-        result: what the model reached, as Markdown.
-        options: how it was trained, a row of a table each.
+        result: metrics of the model, as Markdown.
+        options: options of its training, each a row of a table.
         code: Python that loads it.
-        note: what it is not good for.
+        note: limits of its use.
     """
     rows = "\n".join(f"| {name} | {value} |" for name, value in options.items())
     return f"""---
@@ -92,7 +92,7 @@ tags: [{", ".join(tags)}]
 
 @contextmanager
 def pictures_folder(run: Run) -> Iterator[Path]:
-    """The run's folder of pictures, made if it is not there; a full disk is one clear error."""
+    """The run's folder of pictures, created if missing; a full disk is a UserError."""
     folder = run.folder / "pictures"
     with full_disk_is_a_user_error(folder):
         folder.mkdir(exist_ok=True)
@@ -115,7 +115,7 @@ def push(folder: Path, repository: str) -> str:
     """Upload a model folder, creating the repository if needed; returns its address.
 
     Raises:
-        UserError: no network, no token, no permission; the folder stays as it is.
+        UserError: no network, no token or no permission; the folder stays as it is.
     """
     try:
         api = HfApi()

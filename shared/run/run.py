@@ -1,6 +1,6 @@
 """A run and its folder: configuration, environment, metrics, checkpoints, model, pictures.
 
-runs/vae-default/
+runs/NAME-PRESET/
   config.json  env.json  metrics.jsonl  summary.json
   checkpoints/step-00007680/   weights, optimisers, progress, manifest
   model/                       config.json, model.safetensors, README.md (the card), manifest
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -36,10 +36,11 @@ from shared.processes.launch import on_main
 from shared.run import checkpoint, folder, interrupt
 
 T = TypeVar("T")
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Run:
-    """All of a training run that is not its mathematics; every process calls every method."""
+    """Steps, metrics and checkpoints of one training; every process calls every method."""
 
     def __init__(self, app: str, preset: str, config: RunConfig, accelerator: Accelerator) -> None:
         self.preset, self.config, self.accelerator = preset, config, accelerator
@@ -50,7 +51,9 @@ class Run:
         self.records = 0  # lines of metrics.jsonl
         self.seconds = 0.0  # spent before this process started
         self._started = time.perf_counter()
+        self._deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
         self.folder = self.on_main(lambda: folder.claim(app, preset, config))
+        self.checkpoints = self.folder / "checkpoints"
         interrupt.install()
         if config.trackers:
             accelerator.project_configuration.logging_dir = str(self.folder)
@@ -78,22 +81,19 @@ class Run:
         """Seconds of this run on the wall, over all the parts it was resumed in."""
         return self.seconds + time.perf_counter() - self._started
 
-    # -- steps --------------------------------------------------------------------------------
-
     def batches(self, order: Tensor, size: int) -> Iterator[Tensor]:
         """The batches of this epoch that are still to do; a progress bar on a terminal."""
         parts = order.split(size)
-        bar = tqdm(
+        yield from tqdm(
             parts[self.steps_in_epoch :],
             initial=self.steps_in_epoch,
             total=len(parts),
             leave=False,
             disable=not (self.accelerator.is_main_process and sys.stderr.isatty()),
         )
-        yield from bar
 
     def refuse_non_finite(self, **values: Tensor | float) -> None:
-        """Before the optimiser step: end the run, its state saved, rather than update with NaN.
+        """Before the optimiser step: save the state and end the run rather than update with NaN.
 
         The values (loss, gradient norm) are already reduced over processes: all decide alike.
 
@@ -109,14 +109,14 @@ class Run:
                 buffer.copy_(before)
         # Before the first step there is nothing to lose, and the optimisers have no state yet.
         saved = f"the state before it is in {self.save()}" if self.step else "nothing was trained"
-        told = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in bad.items())
+        shown = ", ".join(f"{name.replace('_', ' ')} {x:g}" for name, x in bad.items())
         raise UserError(
-            f"{told} at step {self.step}: not applied, {saved}; "
+            f"{shown} at step {self.step}: not applied, {saved}; "
             f"a new run with a smaller --lr may help"
         )
 
     def stepped(self, **metrics: Tensor) -> None:
-        """After the optimiser step: count it, add its metrics up, and stop here if asked to.
+        """After the optimiser step: count it, add its metrics up, and stop on a signal.
 
         Raises:
             Interrupted: SIGINT or SIGTERM reached any of the processes; a checkpoint is written.
@@ -127,12 +127,9 @@ class Run:
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.item()
         if signum := any_process(interrupt.received(), self.accelerator.device):
-            self._stop(signum)
-
-    def _stop(self, signum: int) -> NoReturn:
-        self.save()
-        self.accelerator.end_training()
-        raise Interrupted(signum, self.folder)
+            self.save()
+            self.accelerator.end_training()
+            raise Interrupted(signum, self.folder)
 
     def end_epoch(self) -> dict[str, float]:
         """Means of the epoch's metrics; the next epoch starts at its first batch."""
@@ -143,10 +140,10 @@ class Run:
     def report_epoch(
         self, metrics: dict[str, Any], epochs: int, form: str, name: str = "epoch"
     ) -> None:
-        """Record the metrics of the epoch that ended, print them, and save now and then.
+        """Record and print the metrics of an epoch, and save every ``checkpoint_every`` epochs.
 
         Args:
-            epochs: of the whole training.
+            epochs: number of epochs of the training.
             form: format of a printed number, such as ``.2f``.
         """
         self.record(metrics)
@@ -156,31 +153,25 @@ class Run:
             self.save()
 
     def weights(self) -> dict[str, Any]:
-        """The whole model's weights on the main process, whatever way it is spread over them."""
+        """The whole model's weights on the main process, also when processes hold a part each."""
         if self._deepspeed:
             return dict(self.accelerator.get_state_dict(self.model) or {})
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return get_model_state_dict(self.model, options=options)
-
-    @property
-    def _deepspeed(self) -> bool:
-        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        return get_model_state_dict(self.model, options=WHOLE)
 
     def close(self) -> bool:
-        """Write the last checkpoint and end the processes' work together.
-
-        True on the main process: what is left (evaluation, pictures) is its alone.
-        """
+        """Write the last checkpoint, then :meth:`leave`."""
         self.save()
+        return self.leave()
+
+    def leave(self) -> bool:
+        """End the processes' work together; True on the main one, which goes on to evaluate."""
         is_main: bool = self.accelerator.is_main_process
         self.accelerator.end_training()
         interrupt.uninstall()
         return is_main
 
-    # -- checkpoints --------------------------------------------------------------------------
-
     def attach(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        """Name what checkpoints hold, and restore it when the run is resumed.
+        """Take the model and optimisers into checkpoints; restore them when the run is resumed.
 
         Raises:
             UserError: no complete checkpoint, a damaged one, or one of another architecture.
@@ -188,22 +179,15 @@ class Run:
         self.model, self.optimizers = model, [getattr(o, "optimizer", o) for o in optimizers]
         if self.config.resume:
             self._restore()
-        self._buffers = [buffer.clone() for buffer in model.buffers()]  # as after the last step
+        self._buffers = [buffer.clone() for buffer in model.buffers()]  # of the last step
 
     def _restore(self) -> None:
         if self._deepspeed:
             raise UserError("--resume: not under DeepSpeed; LAUNCH=fsdp or ddp resumes exactly")
-        given = Path(self.config.resume)
-        found = given if given != self.folder else checkpoint.newest_complete(self.checkpoints)
-        if found is None:
-            raise UserError(f"--resume {given}: holds no complete checkpoint yet, start it anew")
-        try:
-            weights, state, progress = checkpoint.load_training_state(found)
-        except UserError as error:
-            if (other := checkpoint.newest_intact(found.parent, besides=found)) is None:
-                raise
-            raise UserError(f"{error}; {other} is intact, go on with --resume {other}") from error
-        checkpoint.check_architecture(self.accelerator.unwrap_model(self.model), weights, found)
+        path = checkpoint.to_resume(self.folder, self.config.resume)
+        with checkpoint.intact_one_named(path):
+            weights, state, progress = checkpoint.load_training_state(path)
+        checkpoint.check_architecture(self.accelerator.unwrap_model(self.model), weights, path)
         set_state_dict(
             self.model,
             self.optimizers,
@@ -215,23 +199,18 @@ class Run:
         self.steps_in_epoch, self.sums = progress["steps_in_epoch"], progress["sums"]
         self.seconds, self.records = progress["seconds"], progress["records"]
         self.on_main(lambda: folder.keep_metrics(self.folder, self.records))
-        self.say(f"resumed from {found}")
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+        self.say(f"resumed from {path}")
 
     def save(self) -> Path:
-        """Write a checkpoint of this step; its folder is there as a whole or not at all.
+        """Write a checkpoint of this step, as a whole or not at all; returns its folder.
 
-        Under DeepSpeed without the optimiser's state, which DeepSpeed stores as pickles only.
+        Under DeepSpeed it lacks the optimiser's state, which DeepSpeed stores as pickles only.
         """
         path = self.checkpoints / f"step-{self.step:08d}"
         if self._deepspeed:
             weights, state = self.weights(), dict[str, Any]()
         else:
-            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            weights, state = get_state_dict(self.model, self.optimizers, options=options)
+            weights, state = get_state_dict(self.model, self.optimizers, options=WHOLE)
         progress = {
             "step": self.step,
             "epoch": self.epoch,
@@ -255,18 +234,17 @@ def open_stage(
 ) -> Run:
     """One of several trainings of a run, in a folder of its own: a new one, or the one begun there.
 
-    ``config.resume`` may name one of its checkpoints; otherwise the newest is taken.
+    ``config.resume`` may name one of its checkpoints; otherwise it goes on from the newest.
     """
     started = (path / "checkpoints").is_dir()
     has_checkpoint = checkpoint.newest_complete(path / "checkpoints") is not None
     named = Path(config.resume)
-    resume = str(named if named.parent == path / "checkpoints" else path)
+    resume = str(named if named.parent == path / "checkpoints" else path) if started else ""
     if not started:
-        resume = ""
         on_main(accelerator, lambda: shutil.rmtree(path, ignore_errors=True))  # of an earlier try
     config = replace(config, out="" if started else str(path), resume=resume)
     run = Run(app, preset, config, accelerator)
-    if not has_checkpoint:  # nothing to restore, and lines of steps that are taken anew
+    if not has_checkpoint:  # nothing to restore; metrics of steps that are repeated go
         on_main(accelerator, lambda: folder.keep_metrics(path, 0))
         run.config = replace(config, resume="")
     return run

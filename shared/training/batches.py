@@ -1,4 +1,4 @@
-"""Which rows a step takes, and how a process computes them in parts."""
+"""The rows of a step, and their division into parts that fit in memory."""
 
 import math
 
@@ -10,7 +10,7 @@ from shared.training.seeding import permutation
 
 
 def stream(n: int, seed: int, start: int, count: int) -> Tensor:
-    """Positions ``start`` ... ``start + count`` of an endless sequence of permutations of n."""
+    """``count`` rows from position ``start`` of an endless sequence of permutations of n rows."""
     first, last = start // n, (start + count - 1) // n
     joined = torch.cat([permutation(n, seed, number) for number in range(first, last + 1)])
     return joined[start - first * n : start - first * n + count]
@@ -19,8 +19,8 @@ def stream(n: int, seed: int, start: int, count: int) -> Tensor:
 def micro_batches(count: int, size: int) -> list[tuple[Tensor, bool]]:
     """This process's rows of a batch of ``count``, in parts of at most ``size``.
 
-    As many parts on every process, so that none waits for another: one that has too few rows gets
-    row 0 instead, and True, which says that it must not count.
+    Every process has equally many parts, so that none waits for another: where rows are too few,
+    a part is row 0 with True, and must not count.
     """
     parts = math.ceil(math.ceil(count / world_size()) / size)
     split = own_rows(torch.arange(count)).tensor_split(parts)

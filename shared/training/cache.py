@@ -1,4 +1,4 @@
-"""Tensors on disk that are computed once, with a fingerprint of what they depend on."""
+"""Tensors computed once and kept on disk with a fingerprint of everything they depend on."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,30 +13,27 @@ from shared.errors import UserError
 from shared.run.folder import write_whole
 
 
-def fingerprint(about: str, model: nn.Module, *inputs: Tensor) -> str:
-    """A hash of ``about``, of every weight of a model and of its inputs."""
+def fingerprint(about: str, model: nn.Module, **inputs: Tensor) -> str:
+    """SHA-256 of ``about``, of every weight of a model and of its inputs, in hexadecimal."""
     digest = hashlib.sha256(about.encode())
-    named = [
-        *sorted(model.state_dict().items()),
-        *((f"input {i}", x) for i, x in enumerate(inputs)),
-    ]
-    for name, tensor in named:
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    for name, tensor in [*sorted(model.state_dict().items()), *inputs.items()]:
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def stored(
     path: Path, option: str, expected: str, make: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """The tensors of a file, which is made first if it is not there.
+    """The tensors of a file, which is written first if it does not exist.
 
     Args:
-        option: whose file it is, for messages.
-        expected: the fingerprint of what the tensors depend on.
+        option: the option that names the file, for messages.
+        expected: the fingerprint of everything the tensors depend on.
+        make: computes them.
 
     Raises:
-        UserError: the file was made for something else than ``expected``, or is damaged.
+        UserError: the file has another fingerprint, or is damaged.
     """
     if not path.exists():
         tensors = {name: tensor.cpu().contiguous() for name, tensor in make().items()}

@@ -19,7 +19,7 @@ def warmup_cosine(step: int, warmup: int, total: int) -> float:
 
 
 def set_rates(optimizers: Iterable[Optimizer], factor: float) -> None:
-    """Every group's learning rate becomes its peak rate (``peak_lr``) times ``factor``."""
+    """Set every group's learning rate to its peak rate (``peak_lr``) times ``factor``."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
@@ -30,7 +30,7 @@ def muon_and_adam(
 ) -> list[Optimizer]:
     """Muon (Jordan et al. 2024) for ``matrices`` and Adam for all other parameters.
 
-    With no matrices, Adam alone. Nothing decays.
+    Without matrices, Adam alone. No weight decay.
     """
     taken = {id(matrix) for matrix in matrices}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]

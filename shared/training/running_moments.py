@@ -1,4 +1,4 @@
-"""Mean and variance of a stream of vectors, kept exactly and merged over processes."""
+"""Mean and variance of a stream of vectors, exact over batches and processes."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from shared.processes.distributed import all_reduce_sum
 
-_LEAST_VARIANCE = 1e-8  # a component that never changes is shifted to zero, not blown up
+_LEAST_VARIANCE = 1e-8  # a component that never changes becomes zero, not huge
 
 
 class RunningMoments(nn.Module):
     """Moments of all vectors seen, in float64 buffers, so that a checkpoint holds them.
 
-    Updated with a whole batch by the pairwise formula of Chan, Golub and LeVeque 1979: the result
-    is that of all batches concatenated, over all processes.
+    A batch is merged by the pairwise formula of Chan, Golub and LeVeque 1979: the result is that of
+    all batches of all processes concatenated.
     """
 
     count: Tensor
@@ -42,12 +42,12 @@ class RunningMoments(nn.Module):
 
     @property
     def variance(self) -> Tensor:
-        """[size], of the vectors seen (dividing by their number); 1 before the first."""
+        """[size], of the vectors so far (divided by their number, n); 1 before the first."""
         if self.count == 0:
             return torch.ones_like(self.mean)
         return self.squares / self.count
 
     def shift_and_scale(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Copies s, t as arrays such that (x - s) * t has mean 0 and variance 1."""
+        """Arrays s and t [size], copies, such that (x - s) * t has mean 0 and variance 1."""
         scale = (self.variance + _LEAST_VARIANCE).rsqrt()
         return self.mean.clone().numpy(), scale.numpy()

@@ -1,17 +1,17 @@
-"""Randomness as a function of (seed, what for, step): nothing to save, nothing to restore.
+"""Randomness as a function of (seed, purpose, step): nothing to save, nothing to restore.
 
 Every draw of a training step comes from a generator made for that step, so a resumed run and a run
-on another number of processes see the same numbers.
+on another number of processes draw the same numbers.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# What a stream of random numbers is for. Checkpoints and results depend on the numbers.
+# Purposes of streams of random numbers. Checkpoints and results depend on these values.
 PERMUTATION, NOISE, EVALUATION, ENVIRONMENT = range(4)
 PREFERENCE_COMPLETIONS, PREFERENCE_PAIRS = 61, 62
-ON_POLICY = 99  # whether the student or the text speaks at a step
+ON_POLICY = 99  # whether a step trains on texts of the student or of the data
 
 
 def generator(device: torch.device | str, *key: int) -> torch.Generator:

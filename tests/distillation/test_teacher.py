@@ -9,6 +9,7 @@ from distillation import teacher as teachers
 from distillation.config import Config
 from distillation.data import jittered, padded, shifts
 from distillation.model import Classifier
+from distillation.teacher import soft_targets
 from shared.data.splits import Split
 from shared.errors import UserError
 
@@ -32,7 +33,7 @@ def logits(teacher, images, radius, average=False):
 
 @pytest.mark.parametrize("radius", [0, 1, 2])
 def test_cached_equals_live(radius, teacher, images):
-    """The target of a jittered digit is the teacher's output for that very digit."""
+    """The target of a jittered digit is what the teacher predicts for that digit."""
     cached = logits(teacher, images, radius)
     assert cached.shape == ((2 * radius + 1) ** 2, 300, 10)
     rows = torch.randperm(300)[:40]
@@ -51,43 +52,43 @@ def test_the_teacher_drops_nothing(teacher, images):
     assert torch.equal(logits(teacher, images, 0), logits(teacher, images, 0))
 
 
-def soft_targets(teacher, images, folder, config):
-    data = Split(images, torch.zeros(len(images)), images[:1], torch.zeros(1))
-    return teachers.soft_targets(config, Accelerator(cpu=True), teacher, data, folder)
-
-
-def test_a_cache_comes_back_exactly(teacher, images, tmp_path):
-    config = Config(targets="matching", jitter=1)
-    values = logits(teacher, images, 1)
-    for _ in ("writes it", "reads it"):
-        assert torch.equal(soft_targets(teacher, images, tmp_path / "new", config), values)
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["teacher_logits.safetensors"]
-
-
-def test_a_foreign_cache_is_refused(teacher, images, tmp_path):
-    path = tmp_path / "logits.safetensors"
+def targets(teacher, images, path, **options):
+    """The soft targets of 300 digits, by default under nine shifts, kept in a file."""
     config = Config(targets="matching", jitter=1, teacher_logits=str(path))
-    soft_targets(teacher, images, tmp_path, config)
-    before = path.read_bytes()
-    torch.manual_seed(1)
-    other = Classifier("conv-2-3-2", dropout=0.5)
-    moved = images.clone()
-    moved[17, 300] ^= 1
-    for network, digits, changed in (
-        (other, images, config),
-        (teacher, moved, config),
-        (teacher, images[:-1], config),
-        (teacher, images, replace(config, jitter=2)),
-        (teacher, images, replace(config, targets="averaged")),
-        (teacher, images, replace(config, mixed_precision="bf16")),
-    ):
-        with pytest.raises(UserError, match=r"--teacher-logits .*another teacher, other data"):
-            soft_targets(network, digits, tmp_path, changed)
-    assert path.read_bytes() == before
+    labels = torch.zeros(len(images), dtype=torch.long)
+    data = Split(images, labels, images[:1], labels[:1])
+    return soft_targets(replace(config, **options), Accelerator(cpu=True), teacher, data, path)
 
 
-def test_a_damaged_cache_is_named(teacher, images, tmp_path):
-    path = tmp_path / "logits.safetensors"
-    path.write_bytes(b"no tensors")
-    with pytest.raises(UserError, match=r"logits\.safetensors: cannot be read"):
-        soft_targets(teacher, images, tmp_path, Config(teacher_logits=str(path)))
+def test_targets_come_back_from_their_file_exactly(teacher, images, tmp_path, monkeypatch):
+    path = tmp_path / "new" / "logits.safetensors"
+    first = targets(teacher, images, path)
+    assert torch.equal(first, logits(teacher, images, 1))
+    monkeypatch.setattr(teachers, "logits", None)  # nothing is computed again
+    assert torch.equal(targets(teacher, images, path), first)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    "changed", ["teacher", "pixel", "digits", "shifts", "average", "precision"]
+)
+def test_the_file_of_other_targets_is_refused(changed, teacher, images, tmp_path):
+    path, options = tmp_path / "logits.safetensors", {}
+    targets(teacher, images, path)
+    match changed:
+        case "teacher":
+            torch.manual_seed(1)
+            teacher = Classifier("conv-2-3-2", dropout=0.5)
+        case "pixel":
+            images = images.clone()
+            images[17, 300] ^= 1
+        case "digits":
+            images = images[:-1]
+        case "shifts":
+            options = {"jitter": 2}
+        case "average":
+            options = {"targets": "averaged", "target_radius": 1}
+        case _:
+            options = {"mixed_precision": "bf16"}
+    with pytest.raises(UserError, match=r"--teacher-logits .*another teacher, other data"):
+        targets(teacher, images, path, **options)

@@ -1,4 +1,4 @@
-"""What the READMEs say is there: targets, options, tables, folders, launch configurations."""
+"""Targets, options, tables, folders and pictures that the READMEs name exist."""
 
 import ast
 import importlib
@@ -15,7 +15,7 @@ from shared.config import option, problems
 from shared.experiments.tables import with_tables
 from shared.run.checkpoint import verify_folder
 from tests.helpers import ROOT
-from tests.programs import APPLICATIONS, DOCUMENTED, STEPS, TRAINED
+from tests.programs import APPLICATIONS, DOCUMENTED, PROGRAM, STEPS, TARGET, TRAINED
 
 READMES = [
     path
@@ -42,7 +42,7 @@ def test_every_make_target_named_is_one():
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:`|^)make ([a-z]+(?:-[a-z]+)*)", TEXT, re.MULTILINE))
     assert named - rules <= {"bench", "train-word"}  # `make bench-*`, and a new application
-    assert {"train-vae", "test", "setup"} <= named
+    assert {TARGET, "test", "setup"} <= named
 
 
 def test_every_option_named_is_one():
@@ -128,20 +128,16 @@ def test_every_launch_configuration_is_read_by_accelerate(name):
     config = load_config_from_file(str(path))
     expected = {"ddp": "MULTI_GPU", "fsdp": "FSDP"}.get(name, "DEEPSPEED")
     assert config.distributed_type == expected
-    command = make("train-vae", "NPROC=2", f"LAUNCH={name}", "PRESET=smoke")
-    assert f"python -m shared.processes.launcher 2 {name} vae.train smoke" in command
+    command = make(TARGET, "NPROC=2", f"LAUNCH={name}", "PRESET=smoke")
+    assert f"python -m shared.processes.launcher 2 {name} {PROGRAM} smoke" in command
 
 
 def test_the_same_variables_reach_the_program():
-    one = make("train-vae", "PRESET=smoke", "SEED=3", "ARGS=--beta 4")
-    assert "python -m vae.train smoke --seed 3 --beta 4" in one
-    assert "-m vae.train --resume runs/x" in make("train-vae", "RESUME=runs/x", "SEED=3")
-    assert "-m shared.processes.launcher 2 cpu vae.train" in make(
-        "train-vae", "NPROC=2", "LAUNCH=cpu"
-    )
-    assert "-m shared.processes.launcher 1 cpu vae.train" in make(
-        "train-vae", "NNODES=2", "LAUNCH=cpu"
-    )
+    one = make(TARGET, "PRESET=smoke", "SEED=3", "ARGS=--beta 4")
+    assert f"python -m {PROGRAM} smoke --seed 3 --beta 4" in one
+    assert f"-m {PROGRAM} --resume runs/x" in make(TARGET, "RESUME=runs/x", "SEED=3")
+    assert f"-m shared.processes.launcher 2 cpu {PROGRAM}" in make(TARGET, "NPROC=2", "LAUNCH=cpu")
+    assert f"-m shared.processes.launcher 1 cpu {PROGRAM}" in make(TARGET, "NNODES=2", "LAUNCH=cpu")
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import PATIENCE, QUIET, ROOT, TINY, Processes, metrics, refused
+from tests.helpers import PATIENCE, QUIET, ROOT, TINY, Processes, Result, metrics, refused
 
 VARIANTS = {
     "iwae": ["--objective", "iwae", "--samples", "2"],
@@ -32,6 +33,11 @@ def command(*argv: object) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=PATIENCE,
     )
+
+
+@pytest.fixture(scope="module")
+def processes(processes: Processes) -> Callable[..., Result]:
+    return partial(processes, program="vae.train")
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_pictures_in_the_form_of_mnist(tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--images .*none: is no folder"):
+    with pytest.raises(UserError, match=r"--images .*none: not a folder"):
         load_images(tmp_path / "none")
     one = pictures(tmp_path / "a")
     (one / "above").rename(tmp_path / "elsewhere")
@@ -72,7 +72,7 @@ def test_a_vae_of_ones_own_pictures(tmp_path: Path, processes: Processes) -> Non
         "--pixels",
         "grey",
     ]
-    result = processes("smoke", *options, "--out", run)
+    result = processes("smoke", *options, "--out", run, program="vae.train")
     assert result.code == 0, result.err
     bounds = [line["unseen_bound"] for line in metrics(run)]
     assert bounds[-1] > bounds[0]
@@ -85,7 +85,7 @@ def test_a_vae_of_ones_own_pictures(tmp_path: Path, processes: Processes) -> Non
     assert json.loads((tmp_path / "a.json").read_text())["metrics"]["rate"] == told["rate"]
     assert processes("--model", run, "--out", tmp_path / "b", program="vae.sample").code == 0
     images.rename(tmp_path / "moved")
-    refused(processes("--model", run, program="vae.evaluate"), "images: is no folder")
+    refused(processes("--model", run, program="vae.evaluate"), "images: not a folder")
 
 
 def test_distillation_of_ones_own_language_model(tmp_path: Path, processes: Processes) -> None:

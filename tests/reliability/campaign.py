@@ -81,7 +81,7 @@ class Campaign:
         return self.processes(*given, *options, program=self.app.program, fault=fault, ranks=ranks)
 
     def expect(self, result: Result, code: int, *words: str) -> None:
-        """UserError unless every process ended so and said so."""
+        """UserError unless every process ended with ``code`` and printed ``words``."""
         if set(result.codes) != {code} or not all(word in result.err for word in words):
             raise UserError(
                 f"{self.app.program}: expected {code} {words}, got {result.codes}: "
@@ -100,7 +100,7 @@ class Campaign:
             raise UserError(f"{self.app.program}: {run} differs from {whole}")
 
     def goes_on(self, run: Path) -> str:
-        """Continue a run, or start it anew if there is no checkpoint yet; compare its end."""
+        """Continue a run, or start again if there is no checkpoint yet; compare its end."""
         begun = (run / "checkpoints").is_dir() and newest_complete(run / "checkpoints")
         if not begun:
             shutil.rmtree(run, ignore_errors=True)
@@ -117,7 +117,7 @@ class Campaign:
         while len(found) < kills:
             seconds = self.rng.uniform(0.1, 0.9) * self.seconds
             result = self.run("--out", run, fault=f"kill:{seconds:.3f}")
-            if result.code == 0:  # it ended before: that was none
+            if result.code == 0:  # it ended before the kill
                 self.same(run, self.whole)
                 shutil.rmtree(run)
                 self.seconds *= 0.9
@@ -220,8 +220,8 @@ FAULTS: dict[str, Callable[[Campaign, int], list[str]]] = {
 }
 
 
-def told(outcomes: list[str]) -> str:
-    """Outcomes with how often each was seen."""
+def counted(outcomes: list[str]) -> str:
+    """Each outcome with its count."""
     return "; ".join(f"{outcomes.count(one)} {one}" for one in dict.fromkeys(sorted(outcomes)))
 
 
@@ -229,14 +229,14 @@ def main() -> None:
     options = cli.check(cli.parse(Options, sys.argv[1:], "python -m tests.reliability.campaign"))
     processes, rows = Processes(), []
     with tempfile.TemporaryDirectory() as name:
-        there = disturbed(Path(name))
-        if options.only not in ("", *there):
-            raise UserError(f"--only {options.only}: is none of {', '.join(there)}")
-        chosen = [one for one in there if options.only in ("", one)]
+        runs = disturbed(Path(name))
+        if options.only not in ("", *runs):
+            raise UserError(f"--only {options.only}: must be one of {', '.join(runs)}")
+        chosen = [one for one in runs if options.only in ("", one)]
         for app in chosen:
             folder = Path(name) / "runs" / app
             folder.mkdir(parents=True)
-            campaign = Campaign(there[app], folder, processes, random.Random(options.seed))
+            campaign = Campaign(runs[app], folder, processes, random.Random(options.seed))
             for fault, inflict in FAULTS.items():
                 if outcomes := inflict(campaign, options.kills):
                     rows.append(
@@ -244,7 +244,7 @@ def main() -> None:
                             "application": app,
                             "fault": fault,
                             "n": len(outcomes),
-                            "outcome": told(outcomes),
+                            "outcome": counted(outcomes),
                         }
                     )
                     print(f"{app}: {fault}: {rows[-1]['outcome']}", flush=True)

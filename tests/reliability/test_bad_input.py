@@ -8,21 +8,23 @@ from typing import Any
 
 import pytest
 
-from shared.run.checkpoint import MANIFEST, _sha256
-from tests.helpers import ROOT, TINY, Processes, assert_same_run, flip_byte, refused
+from shared.run.checkpoint import MANIFEST
+from shared.run.folder import sha256
+from tests.helpers import ROOT, Processes, assert_same_run, flip_byte, refused
+from tests.programs import SMALLEST, SPECIMEN
 
 OPTIONS: dict[str, tuple[list[str], list[str]]] = {
     "negative": (["smoke", "--beta", "-1"], ["--beta -1", ">= 0"]),
-    "zero": (["smoke", "--latent", "0"], ["--latent 0", ">= 1"]),
+    "zero": (["smoke", "--width", "0"], ["--width 0", ">= 1"]),
     "nan": (["smoke", "--beta", "nan"], ["--beta nan", ">= 0"]),
     "infinite": (["smoke", "--lr", "inf"], ["--lr inf", "> 0 and finite"]),
     "no number": (["smoke", "--beta", "abc"], ["--beta", "abc"]),
     "no value": (["smoke", "--beta"], ["--beta"]),
     "all at once": (
-        ["smoke", "--beta", "-1", "--latent", "0", "--anneal", "linear"],
-        ["--beta -1", "--latent 0", "--anneal linear", "--anneal-epochs"],
+        ["smoke", "--beta", "-1", "--width", "0", "--lr", "0"],
+        ["--beta -1", "--width 0", "--lr 0"],
     ),
-    "choice": (["smoke", "--objective", "elbow"], ["--objective", "elbow", "elbo", "dreg"]),
+    "choice": (["smoke", "--mixed-precision", "bf61"], ["--mixed-precision", "bf61", "no", "bf16"]),
     "preset": (["smok"], ["preset 'smok'", "did you mean smoke", "default"]),
     "option": (["smoke", "--betta", "4"], ["--betta", "did you mean --beta"]),
     "late preset": (["--beta", "2", "smoke"], ["'smoke'", "preset comes first"]),
@@ -46,7 +48,7 @@ def test_options(case: str, tmp_path: Path, processes: Processes) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, processes: Processes) -> Path:
     run = tmp_path_factory.mktemp("bad") / "run"
-    assert processes(*TINY, "--out", run).code == 0
+    assert processes(*SMALLEST, "--out", run).code == 0
     return run
 
 
@@ -58,7 +60,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 def test_out_is_taken(run: Path, processes: Processes) -> None:
     before = sorted(run.rglob("*"))
-    refused(processes(*TINY, "--out", run), f"--out {run}", f"--resume {run}")
+    refused(processes(*SMALLEST, "--out", run), f"--out {run}", f"--resume {run}")
     assert sorted(run.rglob("*")) == before
 
 
@@ -75,7 +77,7 @@ def test_flipped_byte(name: str, run: Path, trained: Path, processes: Processes)
 
 def test_resume_with_other_options(run: Path, processes: Processes) -> None:
     refused(
-        processes("--resume", run, "--beta", "3", "--latent", "9"), "--beta is 1.0", "--latent is 4"
+        processes("--resume", run, "--beta", "3", "--width", "9"), "--beta is 0.1", "--width is 16"
     )
     refused(processes("default", "--resume", run), "preset default", "preset smoke")
     refused(processes("--resume", run, "--out", "elsewhere"), "--out")
@@ -115,28 +117,18 @@ def test_a_pickle_with_code_is_not_executed(
         path = checkpoint / "optimizers.pt"
         path.write_bytes(pickle.dumps(Malice(tmp_path / "executed")))
         entries = json.loads((checkpoint / MANIFEST).read_text())
-        (checkpoint / MANIFEST).write_text(json.dumps(entries | {path.name: _sha256(path)}))
+        (checkpoint / MANIFEST).write_text(json.dumps(entries | {path.name: sha256(path)}))
     refused(processes("--resume", run), run / "checkpoints/step-00000006/optimizers.pt", "refused")
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("program", ["vae.evaluate", "vae.sample"])
-def test_models(program: str, run: Path, tmp_path: Path, processes: Processes) -> None:
-    out = tmp_path / "out"
-    where = ("--json", out) if program == "vae.evaluate" else ("--out", out)
+def test_models(run: Path, tmp_path: Path, processes: Processes) -> None:
+    program, out = SPECIMEN.replace("train", "evaluate"), tmp_path / "out"
+    where = ("--json", out)
     refused(processes("--model", "/nowhere", *where, program=program), "/nowhere")
     flip_byte(run / "model/model.safetensors")
     damaged = run / "model/model.safetensors"
     refused(processes("--model", run, *where, program=program), damaged, "damaged")
     refused(processes("--modal", run, *where, program=program), "--modal", "--model")
     refused(processes(run, *where, program=program), "unexpected argument")
-    assert not out.exists()
-
-
-def test_a_classifier_cannot_be_sampled(tmp_path: Path, processes: Processes) -> None:
-    run, out = tmp_path / "vib", tmp_path / "out"
-    assert processes(*TINY, "--objective", "vib", "--epochs", "1", "--out", run).code == 0
-    refused(processes("--model", run, "--out", out, program="vae.sample"), "--model", "VIB")
-    against = ("--against", run, "--test-size", "50", "--samples", "2")
-    refused(processes("--model", run, *against, program="vae.evaluate"), "--against")
     assert not out.exists()

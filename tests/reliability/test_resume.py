@@ -10,22 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import PATIENCE, QUIET, ROOT, TINY, Processes, assert_same_run, last_state
-
-CASES = {
-    "elbo": [],
-    "dreg": ["--objective", "dreg", "--samples", "3"],
-    "annealed": ["--anneal", "linear", "--anneal-epochs", "2", "--optimizer", "adam"],
-}
+from tests.helpers import PATIENCE, QUIET, ROOT, Processes, assert_same_run, last_state
+from tests.programs import SMALLEST, SPECIMEN
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_cut_in_the_middle_of_epoch_1(case: str, tmp_path: Path, processes: Processes) -> None:
+def test_cut_in_the_middle_of_epoch_1(tmp_path: Path, processes: Processes) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert processes(*TINY, *CASES[case], "--out", whole).code == 0
-    name, code = ("SIGINT", 130) if case == "dreg" else ("SIGTERM", 143)
-    stopped = processes(*TINY, *CASES[case], "--out", cut, fault=f"signal:{name}:5")
-    assert stopped.code == code
+    assert processes(*SMALLEST, "--out", whole).code == 0
+    stopped = processes(*SMALLEST, "--out", cut, fault="signal:SIGINT:5")
+    assert stopped.code == 130
     assert f"--resume {cut}" in stopped.err
     assert len(stopped.err.splitlines()) == 1
     progress = json.loads((cut / "checkpoints/step-00000005/progress.json").read_text())
@@ -40,8 +33,8 @@ def test_cut_at_the_last_step_of_an_epoch_and_of_the_run(
     tmp_path: Path, processes: Processes
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert processes(*TINY, "--out", whole).code == 0
-    assert processes(*TINY, "--out", cut, fault="signal:SIGTERM:3").code == 143
+    assert processes(*SMALLEST, "--out", whole).code == 0
+    assert processes(*SMALLEST, "--out", cut, fault="signal:SIGTERM:3").code == 143
     assert processes("--resume", cut, fault="signal:SIGINT:6").code == 130
     assert processes("--resume", cut).code == 0
     assert_same_run(whole, cut)
@@ -49,7 +42,7 @@ def test_cut_at_the_last_step_of_an_epoch_and_of_the_run(
 
 def test_from_an_earlier_checkpoint(tmp_path: Path, processes: Processes) -> None:
     run = tmp_path / "run"
-    assert processes(*TINY, "--out", run).code == 0
+    assert processes(*SMALLEST, "--out", run).code == 0
     weights, _ = last_state(run)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert processes("--resume", run / "checkpoints/step-00000003").code == 0
@@ -62,18 +55,18 @@ def test_runs_of_different_seeds_differ(tmp_path: Path, processes: Processes) ->
     """So that the comparison above can fail."""
     for seed in (0, 1):
         out = tmp_path / str(seed)
-        assert processes(*TINY, "--epochs", 1, "--seed", seed, "--out", out).code == 0
+        assert processes(*SMALLEST, "--epochs", 1, "--seed", seed, "--out", out).code == 0
     with pytest.raises(AssertionError):
         assert_same_run(tmp_path / "0", tmp_path / "1")
 
 
 def test_the_documented_command_stops_and_goes_on(tmp_path: Path) -> None:
-    """No helper in between: ``python -m vae.train``, stopped from outside at no chosen moment."""
-    command = [sys.executable, "-m", "vae.train"]
+    """The command itself, without a helper in between, stopped from outside at any moment."""
+    command = [sys.executable, "-m", SPECIMEN]
     out = tmp_path / "run"
     env = os.environ | QUIET
     process = subprocess.Popen(
-        [*command, *TINY, "--epochs", "100000", "--out", str(out)],
+        [*command, *SMALLEST, "--epochs", "100000", "--out", str(out)],
         cwd=ROOT,
         env=env,
         stdout=subprocess.PIPE,
@@ -93,7 +86,7 @@ def test_the_documented_command_stops_and_goes_on(tmp_path: Path) -> None:
         check=False,
     )
     assert second.returncode == 2
-    assert second.stderr == f"vae.train: error: {out}: another process trains there\n"
+    assert second.stderr == f"{SPECIMEN}: error: {out}: another process trains there\n"
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143, err

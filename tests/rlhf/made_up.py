@@ -17,7 +17,7 @@ from rlhf.experiments.reproduce import PUBLISHED, REWARD, RUNS
 from rlhf.policies import save_model
 from rlhf.policy import Policy, quiet_peft, with_adapter
 from rlhf.prompts import read_prompts
-from rlhf.task import Task
+from rlhf.rewards.environment import Environment
 from shared.data.smollm2 import FOLDER
 from shared.run.checkpoint import write_folder
 from tests import tiny
@@ -39,7 +39,7 @@ def vowels(completions: list[str], **_: Any) -> list[float]:
 
 
 def letters(prompts: list[str], **_: Any) -> list[float]:
-    """A gold reward that tells which prompt was asked."""
+    """A gold reward that is another for each prompt."""
     return [float(len(prompt)) for prompt in prompts]
 
 
@@ -78,18 +78,18 @@ def write_adapters() -> dict[str, Any]:
         r=2, target_modules=["q_proj"], task_type="SEQ_CLS", modules_to_save=["score"]
     )
     with quiet_peft():
-        judge = get_peft_model(classifier, lora)
+        reward_model = get_peft_model(classifier, lora)
     policy = Policy(with_adapter(tiny.llama(), 2, ("q_proj", "v_proj")))
     torch.manual_seed(1)
-    for name, parameter in [*judge.named_parameters(), *policy.named_parameters()]:
+    for name, parameter in [*reward_model.named_parameters(), *policy.named_parameters()]:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     words, path = tiny.tokenizer(), RUNS / PUBLISHED / "model"
-    save_model(RUNS / REWARD / "model", "default", JUDGE, judge, words, {}, "card")
+    save_model(RUNS / REWARD / "model", "default", JUDGE, reward_model, words, {}, "card")
     save_model(path, "default", POLICY, policy.model, words, {}, "card")
-    task = Task(POLICY, words, policy.model.config, POLICY.reward)
+    environment = Environment(POLICY, words, policy.model.config, POLICY.reward)
     prompts = read_prompts("", "movies", words, 64, held_out=True, limit=4)
-    return evaluate(policy, task, prompts)
+    return evaluate(policy, environment, prompts)
 
 
 def reference() -> dict[str, Any]:

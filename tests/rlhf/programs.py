@@ -17,5 +17,5 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return told
+    content: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return content

@@ -16,9 +16,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from rlhf.config import Config
 from rlhf.policies import load_policy
 from rlhf.policy import Policy
-from rlhf.ppo import loss_sums, prepare, train
+from rlhf.ppo import loss_terms, prepare, train
 from rlhf.prompts import is_held_out
-from rlhf.rollout import cut_at_end, judge
+from rlhf.rollout import cut_at_end, score_tokens
 from tests import tiny
 
 BETA = 0.5
@@ -50,10 +50,10 @@ def outcome(folder: Path, out: Path) -> tuple[float, float]:
     """KL(policy || policy*) and the share of beta log Z that is missing, at the trained prompt."""
     policy, tokenizer, _ = load_policy(str(out), folder)
     prompt = json.loads((folder / "prompts.jsonl").read_text().split("\n")[0])["prompt"]
-    given = torch.tensor([tokenizer(prompt)["input_ids"]])
+    tokens = torch.tensor([tokenizer(prompt)["input_ids"]])
     with torch.no_grad():
         learnt, reference = (
-            model(given).logits[0, -1].double().log_softmax(-1)
+            model(tokens).logits[0, -1].double().log_softmax(-1)
             for model in (policy.model, policy.frozen)
         )
     wanted = reference + REWARDS / BETA
@@ -151,12 +151,12 @@ class Problem:
 
     def log_probs(self, model) -> torch.Tensor:
         """[n] log-probabilities of the completions: each alone, without padding, token by token."""
-        found = []
+        values = []
         for sequence in self.sequences:
             logits = model(torch.tensor([[*PROMPT[1:], *sequence]])).logits[0] / TEMPERATURE
             steps = logits.log_softmax(-1)[len(PROMPT) - 2 : -1]
-            found.append(sum(step[token] for step, token in zip(steps, sequence, strict=True)))
-        return torch.stack(found)
+            values.append(sum(step[token] for step, token in zip(steps, sequence, strict=True)))
+        return torch.stack(values)
 
     def gradient(self, value: torch.Tensor) -> torch.Tensor:
         parameters = list(self.policy.model.parameters())
@@ -165,16 +165,16 @@ class Problem:
     def of_the_loss(self, kl: str, scores: torch.Tensor, beta: float) -> torch.Tensor:
         """The gradient of PPO's loss, expected over completions of the policy."""
         config = Config(lora=0, kl=kl, beta=beta, whiten=False, lam=1.0, temperature=TEMPERATURE)
-        said = judge(self.policy, self.completions, TEMPERATURE, micro_batch=16)
-        batch, kl_weight = prepare(config, self.completions, said, scores, beta)
+        tokens = score_tokens(self.policy, self.completions, TEMPERATURE, micro_batch=16)
+        batch, kl_weight = prepare(config, self.completions, tokens, scores, beta)
         probs = self.log_probs(self.policy.model).exp().detach()
         assert probs.sum().item() == pytest.approx(1, abs=1e-12)
         total = torch.zeros((), dtype=torch.float64)
         for row, weight in enumerate(probs):
             part = batch.at(torch.tensor([row]))
             mask = part.completions.mask
-            sums = loss_sums(config, self.policy, self.policy, part, mask, kl_weight)
-            total = total + weight * sums["loss"]
+            terms = loss_terms(config, self.policy, self.policy, part, mask, kl_weight)
+            total = total + weight * terms.loss
         return self.gradient(total)
 
 
@@ -186,9 +186,9 @@ def test_the_expected_gradient_of_the_loss_is_the_exact_one(kl, length):
     ours, reference = (problem.log_probs(m) for m in (problem.policy.model, problem.policy.frozen))
     objective = (ours.exp() * (problem.rewards - BETA * (ours - reference.detach()))).sum()
     expected = problem.gradient(-objective)
-    found = problem.of_the_loss(kl, problem.rewards, BETA)
+    gradient = problem.of_the_loss(kl, problem.rewards, BETA)
     assert expected.norm() > 0.01
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-10)
 
 
 def test_k3_in_the_reward_has_the_gradient_of_a_difference_of_kls():
@@ -200,6 +200,6 @@ def test_k3_in_the_reward_has_the_gradient_of_a_difference_of_kls():
     forward = problem.gradient(
         (reference.exp() * (reference - problem.log_probs(problem.policy.model))).sum()
     )
-    found = problem.of_the_loss("k3", torch.zeros_like(problem.rewards), 1.0)
-    torch.testing.assert_close(found, reverse - forward, rtol=0, atol=1e-10)
-    assert (found - reverse).norm() > 0.1 * reverse.norm()
+    gradient = problem.of_the_loss("k3", torch.zeros_like(problem.rewards), 1.0)
+    torch.testing.assert_close(gradient, reverse - forward, rtol=0, atol=1e-10)
+    assert (gradient - reverse).norm() > 0.1 * reverse.norm()

@@ -30,15 +30,15 @@ def spoilt(x):
 
 
 def test_the_last_token_is_one_in_every_row():
-    found = last_token(MASK)
-    assert found.nonzero().tolist() == [[i, n - 1] for i, n in enumerate(LENGTHS)]
+    result = last_token(MASK)
+    assert result.nonzero().tolist() == [[i, n - 1] for i, n in enumerate(LENGTHS)]
     assert not last_token(torch.zeros(2, 3, dtype=torch.bool)).any()
 
 
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3", "rb"])
 def test_rewards_are_the_score_less_what_each_token_pays(kind):
     scores, log_prob, reference, kl = random_numbers()
-    found = token_rewards(scores, log_prob, reference, kl, MASK, BETA, kind)
+    result = token_rewards(scores, log_prob, reference, kl, MASK, BETA, kind)
     for i, length in enumerate(LENGTHS):
         for t in range(length):
             r = (log_prob[i, t] - reference[i, t]).item()
@@ -49,15 +49,15 @@ def test_rewards_are_the_score_less_what_each_token_pays(kind):
                 "rb": kl[i, t + 1].item() if t + 1 < length else 0.0,
             }[kind]
             score = scores[i].item() if t == length - 1 else 0.0
-            assert found[i, t].item() == pytest.approx(score - BETA * paid, abs=1e-12)
-        assert found[i, length:].abs().sum() == 0
+            assert result[i, t].item() == pytest.approx(score - BETA * paid, abs=1e-12)
+        assert result[i, length:].abs().sum() == 0
 
 
 @pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.7), (1.0, 1.0), (1.0, 0.0)])
 def test_advantages_are_weighted_sums_of_temporal_differences(gamma, lam):
     """Schulman et al. 2016, eq. 16: A_t = sum_k (gamma lam)^k delta_{t+k}, to the row's end."""
     rewards, values = draw(len(LENGTHS), TIME), draw(len(LENGTHS), TIME, seed=1)
-    found, targets = advantages(rewards, values, MASK, gamma, lam)
+    result, targets = advantages(rewards, values, MASK, gamma, lam)
     for i, length in enumerate(LENGTHS):
         r, v = rewards[i].tolist(), [*values[i, :length].tolist(), 0.0]
         for t in range(length):
@@ -65,9 +65,9 @@ def test_advantages_are_weighted_sums_of_temporal_differences(gamma, lam):
                 (gamma * lam) ** (s - t) * (r[s] + gamma * v[s + 1] - v[s])
                 for s in range(t, length)
             )
-            assert found[i, t].item() == pytest.approx(expected, abs=1e-12)
+            assert result[i, t].item() == pytest.approx(expected, abs=1e-12)
             assert targets[i, t].item() == pytest.approx(expected + v[t], abs=1e-12)
-        assert found[i, length:].abs().sum() == targets[i, length:].abs().sum() == 0
+        assert result[i, length:].abs().sum() == targets[i, length:].abs().sum() == 0
 
 
 def test_with_nothing_discounted_the_target_is_what_is_still_to_come():
@@ -121,8 +121,8 @@ def test_the_clip_holds_where_more_would_be_gained(ratio, advantage):
 )
 def test_values_gain_nothing_by_moving_further_than_the_clip(value, target, expected):
     """The value was 0 at the rollout, the range is 0.2."""
-    given = torch.tensor([value], dtype=torch.float64, requires_grad=True)
-    loss = value_terms(given, torch.zeros(1), torch.tensor([target], dtype=torch.float64), 0.2)
+    moving = torch.tensor([value], dtype=torch.float64, requires_grad=True)
+    loss = value_terms(moving, torch.zeros(1), torch.tensor([target], dtype=torch.float64), 0.2)
     assert loss.item() == pytest.approx(expected)
-    (slope,) = torch.autograd.grad(loss.sum(), given)
+    (slope,) = torch.autograd.grad(loss.sum(), moving)
     assert slope.item() == pytest.approx(0.0 if value == 0.9 else value - target)

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from rlhf import ppo
 from rlhf.config import Config
-from rlhf.policy import Policy, with_adapter
+from rlhf.policy import Policy, optimizer_of, with_adapter
 from rlhf.rollout import Completions
-from rlhf.state import optimizer_of
 from tests import tiny
 from tests.helpers import (
     Processes,
@@ -50,7 +49,7 @@ def broken(completions: list[str], **_: Any) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that name a tiny model, prompts of one to five words and a reward."""
     root, rng = tmp_path_factory.mktemp("rlhf"), random.Random(0)
     prompts = root / "prompts.jsonl"
@@ -73,9 +72,11 @@ def train(processes: Processes, *argv: object, fault: str = "", ranks: int = 1) 
 
 
 @pytest.fixture(scope="module")
-def whole(there: list[str], tmp_path_factory: pytest.TempPathFactory, processes: Processes) -> Path:
+def whole(
+    inputs: list[str], tmp_path_factory: pytest.TempPathFactory, processes: Processes
+) -> Path:
     run = tmp_path_factory.mktemp("rlhf") / "whole"
-    result = train(processes, *TINY, *there, "--out", run)
+    result = train(processes, *TINY, *inputs, "--out", run)
     assert result.code == 0, result.err
     assert result.err == ""
     return run
@@ -91,7 +92,7 @@ def test_what_a_run_leaves(whole: Path, tmp_path: Path, processes: Processes) ->
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert lines[0]["objective/kl"] < 1e-8
     assert lines[2]["objective/kl"] > 0
-    said = json.loads((whole / "summary.json").read_text())["evaluation"]
+    reported = json.loads((whole / "summary.json").read_text())["evaluation"]
     config = json.loads((whole / "config.json").read_text())["config"]
     out = tmp_path / "again.json"
     argv = [
@@ -109,10 +110,10 @@ def test_what_a_run_leaves(whole: Path, tmp_path: Path, processes: Processes) ->
     result = processes(*argv, program="rlhf.evaluate")
     assert result.code == 0, result.err
     assert result.err == ""
-    found = json.loads(out.read_text())["metrics"]
-    assert found["samples"] == said["samples"]
+    measured = json.loads(out.read_text())["metrics"]
+    assert measured["samples"] == reported["samples"]
     for name in ("kl", "kl_k1", "kl_per_token"):
-        assert found[name] == pytest.approx(said[name], rel=1e-5)
+        assert measured[name] == pytest.approx(reported[name], rel=1e-5)
 
 
 def test_a_checkpoint_holds_what_is_trained_and_no_more(whole: Path) -> None:
@@ -126,11 +127,11 @@ def test_a_checkpoint_holds_what_is_trained_and_no_more(whole: Path) -> None:
 
 
 def test_steps_are_rollouts_times_passes_times_minibatches(
-    there: list[str], tmp_path: Path, processes: Processes
+    inputs: list[str], tmp_path: Path, processes: Processes
 ) -> None:
     for minibatches, micro_batch in ((1, 1), (2, 6), (3, 2)):
         run = tmp_path / f"{minibatches}-{micro_batch}"
-        argv = [*TINY, *there, "--minibatches", minibatches, "--micro-batch", micro_batch]
+        argv = [*TINY, *inputs, "--minibatches", minibatches, "--micro-batch", micro_batch]
         assert train(processes, *argv, "--epochs", "4", "--out", run).code == 0
         _, state = last_state(run)
         taken = {int(value) for name, value in state.items() if name.endswith("/step")}
@@ -139,9 +140,9 @@ def test_steps_are_rollouts_times_passes_times_minibatches(
 
 @pytest.mark.parametrize("case", CASES)
 def test_stopped_after_a_rollout(
-    case: str, there: list[str], tmp_path: Path, processes: Processes
+    case: str, inputs: list[str], tmp_path: Path, processes: Processes
 ) -> None:
-    argv = [*TINY, *there, *CASES[case], "--checkpoint-every", "3"]
+    argv = [*TINY, *inputs, *CASES[case], "--checkpoint-every", "3"]
     assert train(processes, *argv, "--out", tmp_path / "whole").code == 0
     stopped = train(processes, *argv, "--out", tmp_path / "cut", fault="signal:SIGTERM:2")
     assert stopped.code == 143
@@ -151,21 +152,21 @@ def test_stopped_after_a_rollout(
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(
-    case: str, there: list[str], tmp_path: Path, processes: Processes
+    case: str, inputs: list[str], tmp_path: Path, processes: Processes
 ) -> None:
     for ranks in (1, 2):
-        argv = [*TINY, *there, *CASES[case], "--out", tmp_path / str(ranks)]
+        argv = [*TINY, *inputs, *CASES[case], "--out", tmp_path / str(ranks)]
         result = train(processes, *argv, ranks=ranks)
         assert result.codes == [0] * ranks, result.errs
     assert_nearly_same_run(tmp_path / "1", tmp_path / "2", absolute=1e-5)
 
 
 def test_accumulated_equals_one_big_batch(
-    there: list[str], tmp_path: Path, processes: Processes
+    inputs: list[str], tmp_path: Path, processes: Processes
 ) -> None:
     """Completions differ in length, so a mean of means would differ."""
     for size in (1, 6):
-        argv = [*TINY, *there, "--completion", "30", "--micro-batch", size]
+        argv = [*TINY, *inputs, "--completion", "30", "--micro-batch", size]
         assert train(processes, *argv, "--out", tmp_path / str(size)).code == 0
     lengths = {line["completions/mean_length"] for line in metrics(tmp_path / "1")}
     assert min(lengths) < 30
@@ -173,9 +174,9 @@ def test_accumulated_equals_one_big_batch(
 
 
 def test_without_a_learning_rate_nothing_moves(
-    there: list[str], tmp_path: Path, processes: Processes
+    inputs: list[str], tmp_path: Path, processes: Processes
 ) -> None:
-    argv = [*TINY, *there, "--lr", "1e-30", "--value-lr", "1e-30", "--epochs", "3"]
+    argv = [*TINY, *inputs, "--lr", "1e-30", "--value-lr", "1e-30", "--epochs", "3"]
     assert train(processes, *argv, "--out", tmp_path / "run").code == 0
     for line in metrics(tmp_path / "run"):
         assert line["clip_fraction"] == 0
@@ -185,11 +186,11 @@ def test_without_a_learning_rate_nothing_moves(
 
 
 def test_the_adaptive_coefficient_brings_the_kl_back_to_its_target(
-    there: list[str], tmp_path: Path, processes: Processes
+    inputs: list[str], tmp_path: Path, processes: Processes
 ) -> None:
     argv = [
         *TINY,
-        *there,
+        *inputs,
         "--iterations",
         "75",
         "--batch-size",
@@ -218,8 +219,8 @@ def test_the_adaptive_coefficient_brings_the_kl_back_to_its_target(
     assert 0.15 < sum(last) / len(last) < 0.6
 
 
-def test_a_largest_kl_ends_the_run(there: list[str], tmp_path: Path, processes: Processes) -> None:
-    argv = [*TINY, *there, "--iterations", "40", "--max-kl", "0.2", "--lr", "3e-2"]
+def test_a_largest_kl_ends_the_run(inputs: list[str], tmp_path: Path, processes: Processes) -> None:
+    argv = [*TINY, *inputs, "--iterations", "40", "--max-kl", "0.2", "--lr", "3e-2"]
     result = train(processes, *argv, "--out", tmp_path / "run")
     assert result.code == 0
     assert "--max-kl 0.2: ended here" in result.out
@@ -241,19 +242,21 @@ OPTIONS: dict[str, tuple[list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_options(case: str, there: list[str], tmp_path: Path, processes: Processes) -> None:
+def test_options(case: str, inputs: list[str], tmp_path: Path, processes: Processes) -> None:
     argv, words = OPTIONS[case]
-    refused(train(processes, *TINY, *there, *argv, "--out", tmp_path / "run"), *words)
+    refused(train(processes, *TINY, *inputs, *argv, "--out", tmp_path / "run"), *words)
     assert not (tmp_path / "run").exists()
 
 
-def test_fsdp(there: list[str], tmp_path: Path, processes: Processes) -> None:
-    result = train(processes, *TINY, *there, "--out", tmp_path / "run", ranks=2, fault="fsdp")
+def test_fsdp(inputs: list[str], tmp_path: Path, processes: Processes) -> None:
+    result = train(processes, *TINY, *inputs, "--out", tmp_path / "run", ranks=2, fault="fsdp")
     refused(result, "rlhf.ppo: samples from whole weights, which FSDP")
 
 
-def test_a_reward_that_is_no_number(there: list[str], tmp_path: Path, processes: Processes) -> None:
-    argv = [*TINY, *there, "--reward", f"{__name__}:broken", "--out", tmp_path / "run"]
+def test_a_reward_that_is_no_number(
+    inputs: list[str], tmp_path: Path, processes: Processes
+) -> None:
+    argv = [*TINY, *inputs, "--reward", f"{__name__}:broken", "--out", tmp_path / "run"]
     refused(train(processes, *argv), "broken", "nan")
 
 
@@ -266,8 +269,8 @@ def a_batch(answers: list[list[int]], width: int = 32) -> ppo.Batch:
     mask = torch.ones(len(answers), len(answers[0])).bool()
     zeros = torch.zeros(mask.shape)
     ended = torch.tensor([END in row for row in answers])
-    given = Completions(tokens, torch.ones_like(tokens).bool(), mask, ended)
-    return ppo.Batch(given, zeros, zeros, zeros + 1, zeros, torch.zeros(*mask.shape, width))
+    completions = Completions(tokens, torch.ones_like(tokens).bool(), mask, ended)
+    return ppo.Batch(completions, zeros, zeros, zeros + 1, zeros, torch.zeros(*mask.shape, width))
 
 
 def a_policy() -> Policy:
@@ -288,9 +291,9 @@ def test_the_end_of_a_completion_is_trained() -> None:
 
 @torch.no_grad()
 def _log_prob_of_the_end(policy: Policy, batch: ppo.Batch) -> Tensor:
-    given = batch.completions
-    states, weight, _ = policy(given.tokens, given.attention, given.prompt)
-    return ppo.log_probs(ppo.logits_of(states, weight, 1.0), given.answers)
+    completions = batch.completions
+    states, weight, _ = policy(completions.tokens, completions.attention, completions.prompt)
+    return ppo.log_probs(ppo.logits_of(states, weight, 1.0), completions.sampled)
 
 
 def test_gradients_are_clipped_and_a_wrong_ratio_is_a_bug() -> None:
@@ -309,14 +312,14 @@ def test_gradients_are_clipped_and_a_wrong_ratio_is_a_bug() -> None:
         ppo.update(config, accelerator, policy, policy, optimizer, batch, 0.0, 0)
     batch.log_prob.copy_(_log_prob_of_the_end(policy, batch))
     optimizer.zero_grad()
-    told = ppo.update(config, accelerator, policy, policy, optimizer, batch, 0.0, 0)
-    assert told["policy_gradient_norm"] > 1e-2
+    numbers = ppo.update(config, accelerator, policy, policy, optimizer, batch, 0.0, 0)
+    assert numbers["policy_gradient_norm"] > 1e-2
     assert norms[-1] == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_bf16_computes_in_bf16(there: list[str], tmp_path: Path, processes: Processes) -> None:
+def test_bf16_computes_in_bf16(inputs: list[str], tmp_path: Path, processes: Processes) -> None:
     for precision in ("no", "bf16"):
-        argv = [*TINY, *there, "--mixed-precision", precision, "--out", tmp_path / precision]
+        argv = [*TINY, *inputs, "--mixed-precision", precision, "--out", tmp_path / precision]
         assert train(processes, *argv).code == 0
     full, half = (metrics(tmp_path / p)[0]["objective/entropy_per_token"] for p in ("no", "bf16"))
     assert full != half

@@ -89,16 +89,16 @@ def test_the_command_writes_pairs_of_both_parts(
     check(pairs)
     unseen = [pair for pair in pairs if is_held_out(pair["prompt"])]
     assert 0 < len(unseen) < len(pairs)
-    asked = [
+    prompts = [
         text
         for part, most in ((False, 12), (True, 6))
         for text in [t for t in openings() if is_held_out(t) == part][:most]
     ]
-    assert {pair["prompt"] for pair in pairs} <= set(asked)
-    assert max(sum(pair["prompt"] == prompt for pair in pairs) for prompt in asked) == 2
-    said = capsys.readouterr().out
-    assert "gold reward of 72 completions: mean" in said
-    assert f"{len(pairs) - len(unseen)} pairs to train on, {len(unseen)} held out" in said
+    assert {pair["prompt"] for pair in pairs} <= set(prompts)
+    assert max(sum(pair["prompt"] == prompt for pair in pairs) for prompt in prompts) == 2
+    message = capsys.readouterr().out
+    assert "gold reward of 72 completions: mean" in message
+    assert f"{len(pairs) - len(unseen)} pairs to train on, {len(unseen)} held out" in message
 
 
 def test_the_seed_changes_the_set_and_the_batch_size_does_not(write: Any) -> None:
@@ -154,17 +154,17 @@ def test_pairs_of_ones_own_prompts_by_ones_own_reward(write: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--count", "100000"], r"--count 100000: there are \d+ such prompts"),
         (["--held-out", "1000"], r"--held-out 1000: there are \d+ such prompts"),
-        (["--prompts", "none.jsonl"], r"--prompts none\.jsonl: is no file"),
-        (["--reward", "os:sep"], "--reward os:sep: is no function"),
-        (["--completions", "1"], "--completions 1: a pair needs two"),
+        (["--prompts", "none.jsonl"], r"--prompts none\.jsonl: is not an existing file"),
+        (["--reward", "os:sep"], "--reward os:sep: is not a function"),
+        (["--completions", "1"], "--completions 1: must be >= 2"),
         (["--tokens", "0"], "--tokens 0: must be >= 1"),
     ],
 )
-def test_bad_options(write: Any, options: list[str], said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=said):
+def test_bad_options(write: Any, options: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
         write("a.jsonl", *options)
     assert not (tmp_path / "a.jsonl").exists()

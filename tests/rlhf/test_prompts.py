@@ -86,11 +86,11 @@ def test_files(kind: str, tmp_path: Path) -> None:
 def test_texts_without_prompts_give_their_first_words(tmp_path: Path) -> None:
     texts = [*tiny.texts(200, words=30), "ba", "ba"]
     source = write(tmp_path / "a.jsonl", [{"text": text} for text in texts])
-    found = read(source).texts + read(source, held_out=True).texts
-    lengths = [len(text.split()) for text in found]
+    result = read(source).texts + read(source, held_out=True).texts
+    lengths = [len(text.split()) for text in result]
     assert set(lengths) == set(range(2, 9))
-    assert len(set(found)) == len(found) > 150
-    assert all(any(text.startswith(opening) for text in texts) for opening in found)
+    assert len(set(result)) == len(result) > 150
+    assert all(any(text.startswith(opening) for text in texts) for opening in result)
     short = write(tmp_path / "b.jsonl", [{"text": "ba"}])
     with pytest.raises(UserError, match="none of its 1 texts has more than 2 tokens"):
         read(short)
@@ -103,12 +103,12 @@ def test_conversations_are_read_through_the_chat_template(tmp_path: Path) -> Non
     words.chat_template = TEMPLATE
     rows = [{"prompt": [{"role": "user", "content": text}]} for text in TEXTS]
     source = write(tmp_path / "a.jsonl", rows)
-    found = read_prompts("--prompts", source, words, 70, held_out=False)
+    result = read_prompts("--prompts", source, words, 70, held_out=False)
     expected = [
         f"ba user {r['prompt'][0]['content']} co" for r in rows if not is_held_out(r["prompt"])
     ]
-    assert found.texts == expected
-    assert found.tokens == [words(text)["input_ids"] for text in expected]
+    assert result.texts == expected
+    assert result.tokens == [words(text)["input_ids"] for text in expected]
     with pytest.raises(UserError, match=r"row \d+ is a conversation, and the tokenizer has no cha"):
         read(source)
     words.chat_template = "{{ raise_exception('no such role') }}"
@@ -117,7 +117,7 @@ def test_conversations_are_read_through_the_chat_template(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"prompt": ""}, "row 61: its prompt is empty"),
         ({"prompt": " \n"}, "row 61: its prompt is empty"),
@@ -127,14 +127,16 @@ def test_conversations_are_read_through_the_chat_template(tmp_path: Path) -> Non
         ({"prompt": ["ba"]}, "row 61: its prompt is neither"),
         (
             {"text": "ba", "star": "1"},
-            "row 61 has no column prompt; found text, star, needed prompt",
+            "row 61 has no column prompt; it has text, star, needed are prompt",
         ),
     ],
 )
 @pytest.mark.parametrize("held_out", [False, True])
-def test_a_bad_row_is_named(row: dict[str, Any], said: str, held_out: bool, tmp_path: Path) -> None:
+def test_a_bad_row_is_named(
+    row: dict[str, Any], message: str, held_out: bool, tmp_path: Path
+) -> None:
     source = write(tmp_path / "a.jsonl", [*ROWS, row])
-    with pytest.raises(UserError, match=f"--prompts {source}: {said}"):
+    with pytest.raises(UserError, match=f"--prompts {source}: {message}"):
         read(source, held_out=held_out)
 
 
@@ -147,28 +149,28 @@ def test_a_prompt_that_is_too_long_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.jsonl", b"", "holds no rows"),
         ("a.json", b"[]", "holds no rows"),
         ("a.jsonl", b'{"prompt": "ba"}\n\n{"prompt": "bo', r"cannot be read \(line 3, column 12: "),
-        ("a.jsonl", b'"ba"\n', "its rows are no JSON objects"),
-        ("a.json", b'{"prompt": "ba"}', "its rows are no JSON objects"),
+        ("a.jsonl", b'"ba"\n', "its rows are not JSON objects"),
+        ("a.json", b'{"prompt": "ba"}', "its rows are not JSON objects"),
         ("a.jsonl", b"\xff\xfe", "cannot be read"),
         ("a.csv", b"prompt\nba,bo\n", "a row has more cells than the header"),
         ("a.parquet", b"PAR", "cannot be read"),
-        ("a.txt", b"ba\n", "its name ends in none of .jsonl"),
+        ("a.txt", b"ba\n", "its name must end in one of .jsonl"),
     ],
 )
-def test_files_that_hold_no_rows(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+def test_files_that_hold_no_rows(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read(str(tmp_path / name))
 
 
 def test_a_part_without_prompts_is_refused(tmp_path: Path) -> None:
     rows = [row for row in ROWS if not is_held_out(row["prompt"])]
-    with pytest.raises(UserError, match=f"of its {len(rows)} rows none is held out"):
+    with pytest.raises(UserError, match=f"none of its {len(rows)} rows is held out"):
         read(write(tmp_path / "a.jsonl", rows), held_out=True)
 
 
@@ -178,11 +180,13 @@ def test_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def unreachable(*_: Any, **__: Any) -> None:
         raise ConnectionError("Couldn't reach the Hub\nmore")
 
-    with pytest.raises(UserError, match="is no file of the kind"):
+    with pytest.raises(UserError, match="is not an existing file of the kinds"):
         read(str(tmp_path / "gone.jsonl"))
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    said = r"--prompts no/such: is no file, and the Hub gives .*\(Couldn't reach the Hub\)$"
-    with pytest.raises(UserError, match=said):
+    message = (
+        r"--prompts no/such: is not a file, and the Hub has no such .*\(Couldn't reach the Hub\)$"
+    )
+    with pytest.raises(UserError, match=message):
         read("no/such")
     hub = datasets.Dataset.from_list(ROWS)
     monkeypatch.setattr(datasets, "load_dataset", lambda _, split: {"train": hub}[split])
@@ -211,25 +215,25 @@ def test_pairs_of_conversations_that_begin_alike(tmp_path: Path) -> None:
 
     rows = [{"chosen": talk(text, "ba"), "rejected": talk(text, "bo")} for text in TEXTS]
     source = write(tmp_path / "a.json", rows)
-    found = read_preferences("--preferences", source, held_out=False).to_list()
-    assert found[0]["prompt"] == talk(found[0]["prompt"][0]["content"])
-    assert found[0]["chosen"] == [{"role": "assistant", "content": "ba"}]
-    assert len(found) == sum(not is_held_out(talk(text)) for text in TEXTS)
+    result = read_preferences("--preferences", source, held_out=False).to_list()
+    assert result[0]["prompt"] == talk(result[0]["prompt"][0]["content"])
+    assert result[0]["chosen"] == [{"role": "assistant", "content": "ba"}]
+    assert len(result) == sum(not is_held_out(talk(text)) for text in TEXTS)
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         (
             {"prompt": "ba", "chosen": "bo"},
-            "row 2 has no column rejected; found prompt, chosen, needed chosen, rejected",
+            "row 2 has no column rejected; it has prompt, chosen, needed are chosen, rejected",
         ),
         ({"prompt": "", "chosen": "bo", "rejected": "ba"}, "row 2: its prompt is empty"),
         ({"prompt": "ba", "chosen": None, "rejected": "ba"}, "row 2: its chosen is empty"),
         ({"prompt": "ba", "chosen": 1, "rejected": "ba"}, "row 2: its chosen is neither text nor"),
     ],
 )
-def test_bad_pairs_are_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_bad_pairs_are_named(row: dict[str, Any], message: str, tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", [*pairs(TEXTS[:1]), row])
-    with pytest.raises(UserError, match=f"--preferences {source}: {said}"):
+    with pytest.raises(UserError, match=f"--preferences {source}: {message}"):
         read_preferences("--preferences", source, held_out=False)

@@ -20,18 +20,18 @@ def test_functions_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.syspath_prepend(tmp_path)
     assert load_reward("--reward", "own_reward:length", tmp_path)(completions=["abc"]) == [3]
     assert load_reward("--reward", "gold", tmp_path) is sentiment
-    for name, said in (
+    for name, message in (
         ("own_reward:width", "cannot be imported .*no attribute 'width'"),
         ("no_reward:length", "cannot be imported .*No module named 'no_reward'"),
         ("broken_reward:length", "cannot be imported .*division by zero"),
         (":length", "cannot be imported"),
-        ("own_reward:number", "is no function"),
+        ("own_reward:number", "is not a function"),
     ):
-        with pytest.raises(UserError, match=f"^--reward {name}: {said}"):
+        with pytest.raises(UserError, match=f"^--reward {name}: {message}"):
             load_reward("--reward", name, tmp_path)
 
 
-def asked(*rewards: Any, columns: dict[str, list[Any]] | None = None) -> torch.Tensor:
+def rewards_of(*rewards: Any, columns: dict[str, list[Any]] | None = None) -> torch.Tensor:
     names = [f"number {i}" for i in range(len(rewards))]
     return call(rewards, names, ["a", "b"], ["c", "dd"], [[5], [6, 7]], columns or {})
 
@@ -43,42 +43,44 @@ def test_every_function_sees_text_tokens_and_columns() -> None:
     def second(completion_ids: list[list[int]], star: list[int], **_: Any) -> torch.Tensor:
         return torch.tensor([sum(ids) + s for ids, s in zip(completion_ids, star, strict=True)])
 
-    found = asked(first, second, columns={"star": [100, 200], "completions": ["longer", "x"]})
-    assert found.dtype == torch.float64
-    assert found.tolist() == [[2.0, 105.0], [3.0, 213.0]]
+    result = rewards_of(first, second, columns={"star": [100, 200], "completions": ["longer", "x"]})
+    assert result.dtype == torch.float64
+    assert result.tolist() == [[2.0, 105.0], [3.0, 213.0]]
     assert call([sentiment] * 3, ["gold"] * 3, [], [], [], {}).shape == (0, 3)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("returned", "message"),
     [
-        ([0.5, math.nan], "returned nan for completion 1, no finite number"),
-        ([-math.inf, 0.5], "returned -inf for completion 0, no finite number"),
-        ([0.5, None], "returned None for completion 1, no finite number"),
-        ([0.5, "good"], "returned 'good' for completion 1, no finite number"),
+        ([0.5, math.nan], "returned nan for completion 1, not a finite number"),
+        ([-math.inf, 0.5], "returned -inf for completion 0, not a finite number"),
+        ([0.5, None], "returned None for completion 1, not a finite number"),
+        ([0.5, "good"], "returned 'good' for completion 1, not a finite number"),
         ([0.5], "returned 1 values for 2 completions"),
         ([0.5, 0.5, 0.5], "returned 3 values for 2 completions"),
-        (None, "returned NoneType, no list of numbers"),
-        (0.5, "returned float, no list of numbers"),
+        (None, "returned NoneType, not a list of numbers"),
+        (0.5, "returned float, not a list of numbers"),
     ],
 )
-def test_what_a_function_must_not_return(given: Any, said: str) -> None:
-    with pytest.raises(UserError, match=f"^reward number 1: {said}"):
-        asked(lambda **_: [0, 0], lambda **_: given)
+def test_what_a_function_must_not_return(returned: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"^reward number 1: {message}"):
+        rewards_of(lambda **_: [0, 0], lambda **_: returned)
 
 
 def test_a_function_that_takes_other_arguments_is_named() -> None:
     with pytest.raises(UserError, match=r"reward number 0: does not take TRL's arguments .*\*\*kw"):
-        asked(lambda prompts, completions: [0.0 for _ in zip(prompts, completions, strict=True)])
+        rewards_of(
+            lambda prompts, completions: [0.0 for _ in zip(prompts, completions, strict=True)]
+        )
 
 
 def test_ensembles() -> None:
     """By hand: means 2 and 0, variances ((-1)^2 + 1^2) / 2 = 1 and 9."""
-    found = torch.tensor([[1.0, 3.0], [3.0, -3.0]], dtype=torch.float64)
-    assert aggregate(found, "mean", 0.5).tolist() == [2.0, 0.0]
-    assert aggregate(found, "min", 0.5).tolist() == [1.0, -3.0]
-    assert aggregate(found, "uwo", 0.5).tolist() == [1.5, -4.5]
-    one = found[:, :1]  # a single reward is its own mean and worst case
+    result = torch.tensor([[1.0, 3.0], [3.0, -3.0]], dtype=torch.float64)
+    assert aggregate(result, "mean", 0.5).tolist() == [2.0, 0.0]
+    assert aggregate(result, "min", 0.5).tolist() == [1.0, -3.0]
+    assert aggregate(result, "uwo", 0.5).tolist() == [1.5, -4.5]
+    one = result[:, :1]  # a single reward is its own mean and worst case
     assert all(torch.equal(aggregate(one, how, 0.5), one[:, 0]) for how in ("mean", "min", "uwo"))
 
 
@@ -88,13 +90,13 @@ def test_rewards_are_standardised_on_what_was_fitted() -> None:
     scale = Standardiser(3)
     assert torch.equal(scale(reference), reference)
     scale.fit(reference)
-    found = scale(reference)
-    torch.testing.assert_close(found.mean(0), torch.zeros(3, dtype=torch.float64))
+    result = scale(reference)
+    torch.testing.assert_close(result.mean(0), torch.zeros(3, dtype=torch.float64))
     expected = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)  # the constant is not scaled up
-    torch.testing.assert_close(found.square().mean(0), expected)
+    torch.testing.assert_close(result.square().mean(0), expected)
     other = reference + 6.0
     torch.testing.assert_close(
-        (scale(other) - found)[0, :2], 6.0 / reference[:, :2].std(0, correction=0)
+        (scale(other) - result)[0, :2], 6.0 / reference[:, :2].std(0, correction=0)
     )
     assert float(scale(other)[0, 2]) == pytest.approx(6.0)
     restored = Standardiser(3)

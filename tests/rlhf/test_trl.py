@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf import dpo, reward
+from rlhf import reward, trl
 from rlhf.evaluate import evaluate
 from rlhf.policies import load_policy
 from rlhf.prompts import is_held_out, read_prompts
 from rlhf.rewards import load_reward
-from rlhf.task import Task
+from rlhf.rewards.environment import Environment
 from shared.language_models.trl import train_with
 from shared.run.checkpoint import verify_folder
 from tests import tiny
@@ -33,15 +33,15 @@ def test_a_policy_is_left_that_reads_back_as_it_was_measured(
     """.split()
     )
     verify_folder(folder / "model")
-    told = summary(folder)["evaluation"]
-    assert told["kl"] > 1e-3  # it has moved
+    evaluation = summary(folder)["evaluation"]
+    assert evaluation["kl"] > 1e-3  # it has moved
     policy, tokenizer, about = load_policy(str(folder), Path("data"))
     config = replace(PROGRAMS[name].Config(), gold="gold", completion=8)
-    task = Task(config, tokenizer, policy.model.config, ())
+    environment = Environment(config, tokenizer, policy.model.config, ())
     prompts = read_prompts("--prompts", "movies", tokenizer, 64, held_out=True, limit=4)
-    again = evaluate(policy, task, prompts)
-    assert again["kl"] == pytest.approx(told["kl"], rel=1e-4)
-    assert again["samples"] == told["samples"]
+    again = evaluate(policy, environment, prompts)
+    assert again["kl"] == pytest.approx(evaluation["kl"], rel=1e-4)
+    assert again["samples"] == evaluation["samples"]
     assert about["config"]["lora"] == lora
     steps = [line["step"] for line in metrics(folder) if "loss" in line]
     assert steps == list(range(1, summary(folder)["steps"] + 1))
@@ -53,13 +53,13 @@ def test_reference_kl_in_training_is_the_number_of_the_final_evaluation(
 ) -> None:
     folder = trained(name)
     measured = [line for line in metrics(folder) if "objective/kl" in line]
-    told = summary(folder)["evaluation"]
+    evaluation = summary(folder)["evaluation"]
     assert measured[0]["step"] == 0
     assert measured[0]["objective/kl"] == pytest.approx(0, abs=1e-6)
     assert measured[-1]["step"] == summary(folder)["steps"]
-    assert measured[-1]["objective/kl"] == told["kl"] > 1e-3
-    assert measured[-1]["objective/kl_k1"] == told["kl_k1"]
-    assert measured[-1]["rewards/gold/mean"] == told["policy"]["gold"]["mean"]
+    assert measured[-1]["objective/kl"] == evaluation["kl"] > 1e-3
+    assert measured[-1]["objective/kl_k1"] == evaluation["kl_k1"]
+    assert measured[-1]["rewards/gold/mean"] == evaluation["policy"]["gold"]["mean"]
 
 
 @pytest.mark.parametrize("lora", [4, 0])
@@ -67,13 +67,13 @@ def test_a_reward_model_reads_back_with_equal_scores(
     trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, lora: int
 ) -> None:
     kept: list[Any] = []
-    leave = reward.leave
+    write_outputs = reward.write_outputs
 
-    def keep(*given: Any) -> None:
-        kept.extend(given)
-        leave(*given)
+    def keep(*arguments: Any) -> None:
+        kept.extend(arguments)
+        write_outputs(*arguments)
 
-    monkeypatch.setattr(reward, "leave", keep)
+    monkeypatch.setattr(reward, "write_outputs", keep)
     folder = trained(
         "reward",
         "--lora",
@@ -100,17 +100,17 @@ def test_a_reward_model_reads_back_with_equal_scores(
                 direct = model.eval()(input_ids=tokens).logits.item()
             assert score == pytest.approx(direct, abs=1e-5)
     right = [a > b for a, b in zip(scores["chosen"], scores["rejected"], strict=True)]
-    told = summary(folder)["evaluation"]
+    evaluation = summary(folder)["evaluation"]
     p, n = sum(right) / len(right), len(right)
-    assert told["accuracy"] == pytest.approx(p)
-    assert told["accuracy_standard_error"] == pytest.approx((p * (1 - p) / (n - 1)) ** 0.5)
+    assert evaluation["accuracy"] == pytest.approx(p)
+    assert evaluation["accuracy_standard_error"] == pytest.approx((p * (1 - p) / (n - 1)) ** 0.5)
     assert n >= 10
     assert p >= 0.8  # words of the two sides differ: that is easy to learn
 
 
 def test_the_score_starts_small_on_an_unchanged_trunk(tiny_model: Path) -> None:
     config = replace(reward.PRESETS["smoke"], model=str(tiny_model))
-    made, _ = reward.classifier(config, Path("data"))
+    made, _ = reward.classifier(config)
     width = made.config.hidden_size
     assert made.score.weight.std().item() == pytest.approx((width + 1) ** -0.5, rel=0.4)
     trunk = tiny.llama().base_model.state_dict()
@@ -119,7 +119,7 @@ def test_the_score_starts_small_on_an_unchanged_trunk(tiny_model: Path) -> None:
     )
 
 
-def said(role: str, content: str) -> list[dict[str, str]]:
+def message(role: str, content: str) -> list[dict[str, str]]:
     return [{"role": role, "content": content}]
 
 
@@ -135,9 +135,9 @@ def test_conversations(trained: Callable[..., Path], tmp_path: Path, name: str) 
     tokenizer.save_pretrained(tmp_path / "chat")
     rows = [
         {
-            "prompt": said("user", a),
-            "chosen": said("assistant", b),
-            "rejected": said("assistant", c),
+            "prompt": message("user", a),
+            "chosen": message("assistant", b),
+            "rejected": message("assistant", c),
         }
         for a, b, c in zip(tiny.WORDS[:40], tiny.WORDS[20:60], tiny.WORDS[40:], strict=True)
     ]
@@ -150,10 +150,10 @@ def test_conversations(trained: Callable[..., Path], tmp_path: Path, name: str) 
         "rloo": ["--prompts", data],
     }
     folder = trained(name, "--model", tmp_path / "chat", *options[name])
-    told = summary(folder)["evaluation"]
+    evaluation = summary(folder)["evaluation"]
     if name != "reward":
-        assert told["samples"][0]["prompt"].startswith("user ")
-        assert told["samples"][0]["prompt"].endswith(" <end> assistant ")
+        assert evaluation["samples"][0]["prompt"].startswith("user ")
+        assert evaluation["samples"][0]["prompt"].endswith(" <end> assistant ")
 
 
 def test_dpo_reaches_its_optimum(trained: Callable[..., Path], tmp_path: Path) -> None:
@@ -202,8 +202,8 @@ def test_dpo_reaches_its_optimum(trained: Callable[..., Path], tmp_path: Path) -
         """Distribution over the completions, each with its end-of-text."""
         tokens = torch.tensor([tokenizer(prompt + text + "<end>")["input_ids"] for text in k])
         hidden, weight = lm(tokens)
-        said = (hidden @ weight.T).double().log_softmax(-1)[:, :-1]
-        whole = said.gather(-1, tokens[:, 1:, None]).sum((1, 2))
+        log_probs = (hidden @ weight.T).double().log_softmax(-1)[:, :-1]
+        whole = log_probs.gather(-1, tokens[:, 1:, None]).sum((1, 2))
         return whole.softmax(0)
 
     with torch.no_grad():
@@ -220,18 +220,18 @@ def test_precision_and_recomputation_are_as_asked(
     trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TRL's defaults of both are True, so that forgetting one would not show."""
-    found: list[tuple[str, bool]] = []
+    modes: list[tuple[str, bool]] = []
 
-    def look(trainer: Any, given: Any, every: int) -> bool:
-        done = train_with(trainer, given, every)
+    def look(trainer: Any, run: Any, every: int) -> bool:
+        done = train_with(trainer, run, every)
         recomputes = trainer.model.is_activation_checkpointing
-        found.append((trainer.accelerator.mixed_precision, recomputes))
+        modes.append((trainer.accelerator.mixed_precision, recomputes))
         return done
 
-    monkeypatch.setattr(dpo, "train_with", look)
+    monkeypatch.setattr(trl, "train_with", look)
     whole = trained("dpo")
     saving = trained("dpo", "--activation-checkpointing", out="saving")
     trained("dpo", "--mixed-precision", "bf16", out="fast")
-    assert found == [("no", False), ("no", True), ("bf16", False)]
+    assert modes == [("no", False), ("no", True), ("bf16", False)]
     for one, two in zip(metrics(whole), metrics(saving), strict=True):
         assert one == pytest.approx(two, rel=1e-3, abs=1e-4)  # also where it samples

@@ -11,6 +11,9 @@ import pytest
 from shared.errors import UserError
 from shared.template.new_app import create, renamed
 from tests.helpers import PATIENCE, QUIET, ROOT
+from tests.programs import APPLICATIONS
+
+OTHERS = [folder for folder in APPLICATIONS if "/" not in folder]
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +21,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this repository's programs and settings with an application ``mine``."""
     root = tmp_path_factory.mktemp("new") / "repository"
     ignore = shutil.ignore_patterns("results", "pretrained", "__pycache__", "*.png")
-    for name in ("shared", "vae", "distillation", "rlhf", "trpo_ppo", "tests"):
+    for name in ("shared", *OTHERS, "tests"):
         shutil.copytree(ROOT / name, root / name, ignore=ignore)
     for path in (*ROOT.glob("*.toml"), *ROOT.glob("*.txt"), ROOT / "Makefile"):
         shutil.copy(path, root)
@@ -56,7 +59,7 @@ def test_it_is_in_the_house(repository: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    (repository / "vae" / "thief.py").write_text("import mine.model\n")
+    (repository / OTHERS[0] / "thief.py").write_text("import mine.model\n")
     done = subprocess.run(
         [Path(sys.executable).parent / "lint-imports", "--no-logo"],
         cwd=repository,
@@ -64,9 +67,9 @@ def test_it_is_in_the_house(repository: Path) -> None:
         text=True,
         check=False,
     )
-    (repository / "vae" / "thief.py").unlink()
+    (repository / OTHERS[0] / "thief.py").unlink()
     assert done.returncode == 1
-    assert "vae.thief -> mine.model" in done.stdout
+    assert f"{OTHERS[0]}.thief -> mine.model" in done.stdout
 
 
 def test_its_commands(repository: Path) -> None:
@@ -105,7 +108,7 @@ def test_names() -> None:
     ("name", "said"),
     [
         ("My-App", "must be a word of lower-case letters"),
-        ("vae", "NAME vae: a module of this name is there already"),
+        ("shared", "NAME shared: a module of this name is there already"),
         ("json", "NAME json: a module of this name is there already"),
     ],
 )

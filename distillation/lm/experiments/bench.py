@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillation.lm.objective import HiddenStates, chunked
+from distillation.lm.objective import LazyLogits, chunked
 from shared import cli
 from shared.config import Count
 from shared.experiments.bench import check_json, measure_alone
@@ -54,19 +54,19 @@ class Options:
     """Measure this row once, at the first vocabulary, in this process, and print it as JSON."""
 
 
-def heads(positions: int, vocabulary: int, width: int) -> tuple[HiddenStates, HiddenStates]:
+def heads(positions: int, vocabulary: int, width: int) -> tuple[LazyLogits, LazyLogits]:
     """Teacher and student whose predictions are a few tenths of a nat apart."""
     rng = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng)
 
-    teacher = HiddenStates(normal(positions, width), normal(vocabulary, width).mul_(3 / width**0.5))
+    teacher = LazyLogits(normal(positions, width), normal(vocabulary, width).mul_(3 / width**0.5))
     hidden = teacher.hidden + 0.3 * normal(positions, width)
-    return teacher, HiddenStates(hidden.requires_grad_(), teacher.weight.clone().requires_grad_())
+    return teacher, LazyLogits(hidden.requires_grad_(), teacher.weight.clone().requires_grad_())
 
 
-def loss(row: Row, teacher: HiddenStates, student: HiddenStates) -> Tensor:
+def loss(row: Row, teacher: LazyLogits, student: LazyLogits) -> Tensor:
     """KL(teacher || student) in nats, the mean over positions."""
     n = len(teacher.hidden)
     match row:

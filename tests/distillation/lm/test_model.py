@@ -138,6 +138,6 @@ def test_no_model_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(UserError, match=f"--teacher {tmp_path}: cannot be read") as refusal:
         load("--teacher", str(tmp_path), tmp_path)
     assert "\n" not in str(refusal.value)
-    with pytest.raises(UserError, match="--teacher no/model: is no folder, and the Hub") as refusal:
+    with pytest.raises(UserError, match="--teacher no/model: not a folder, and the Hub") as refusal:
         load("--teacher", "no/model", tmp_path)
     assert "\n" not in str(refusal.value)

@@ -8,22 +8,22 @@ from torch import Tensor
 from distillation.lm import objective
 from distillation.lm.config import Config
 from distillation.lm.data import Blocks
-from distillation.lm.objective import POSITIONS, HiddenStates, Objective, TopK, chunked, full, topk
+from distillation.lm.objective import POSITIONS, LazyLogits, Objective, TopK, chunked, full, topk
 from distillation.lm.train import loss_sum
 
 N, WIDTH, V = 2 * POSITIONS + 7, 12, 50
 DIVERGENCES: tuple[Objective, ...] = ("forward", "reverse", "js", "skew")
 
 
-def heads(seed: int = 0) -> tuple[HiddenStates, HiddenStates]:
+def heads(seed: int = 0) -> tuple[LazyLogits, LazyLogits]:
     torch.manual_seed(seed)
-    teacher = HiddenStates(torch.randn(N, WIDTH), torch.randn(V, WIDTH))
-    student = HiddenStates(torch.randn(N, WIDTH), torch.randn(V, WIDTH) * 0.5)
-    return teacher, HiddenStates(student.hidden.requires_grad_(), student.weight.requires_grad_())
+    teacher = LazyLogits(torch.randn(N, WIDTH), torch.randn(V, WIDTH))
+    student = LazyLogits(torch.randn(N, WIDTH), torch.randn(V, WIDTH) * 0.5)
+    return teacher, LazyLogits(student.hidden.requires_grad_(), student.weight.requires_grad_())
 
 
 def definition(
-    name: Objective, teacher: HiddenStates, student: HiddenStates, t: float, skew: float
+    name: Objective, teacher: LazyLogits, student: LazyLogits, t: float, skew: float
 ) -> Tensor:
     """From torch's own functions, in float64."""
     p, q = (
@@ -80,8 +80,8 @@ def test_cross_entropy() -> None:
 
 def test_the_first_argument_of_forward_is_the_teacher() -> None:
     """KL(teacher || student) is infinite where the student excludes what the teacher does."""
-    teacher = HiddenStates(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]]))
-    student = HiddenStates(torch.tensor([[40.0, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    teacher = LazyLogits(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]]))
+    student = LazyLogits(torch.tensor([[40.0, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
     assert chunked("forward", teacher, student, 1.0, 0.1) > 35
     assert chunked("reverse", teacher, student, 1.0, 0.1) < 0.7
 
@@ -107,9 +107,9 @@ def test_topk_with_rest_is_never_above_the_full_one(k: int) -> None:
 def test_gradients_keep_their_size_over_temperatures() -> None:
     """The purpose of the factor T^2 of the loss that is trained."""
     torch.manual_seed(0)
-    teacher = HiddenStates(torch.randn(1, N, WIDTH), torch.randn(V, WIDTH) * 0.01)  # small logits
+    teacher = LazyLogits(torch.randn(1, N, WIDTH), torch.randn(V, WIDTH) * 0.01)  # small logits
     hidden = torch.randn(1, N, WIDTH, requires_grad=True)
-    student = HiddenStates(hidden, teacher.weight.flip(0))
+    student = LazyLogits(hidden, teacher.weight.flip(0))
     blocks = Blocks(torch.zeros(1, N + 1).long(), torch.ones(1, N).bool(), torch.zeros(1))
     sizes = []
     for t in (1.0, 4.0, 16.0):

@@ -9,8 +9,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from rlhf import pictures
-from rlhf.experiments import frontier
+from rlhf.experiments import frontier, pictures
 from rlhf.experiments.overoptimisation import Fit
 from shared.figures import COLOURS
 from tests.rlhf import made_up

@@ -13,7 +13,7 @@ from rlhf.experiments import publish
 from rlhf.experiments.reproduce import PUBLISHED, REWARD, RUNS
 from rlhf.policies import load_policy
 from rlhf.prompts import read_prompts
-from rlhf.task import Task
+from rlhf.rewards.environment import Environment
 from shared.errors import UserError
 from shared.run.checkpoint import verify_folder
 from tests.rlhf import made_up
@@ -35,7 +35,7 @@ def test_what_is_published_is_what_was_measured() -> None:
     told = json.loads((policies.PRETRAINED / "metrics.json").read_text())
     policy, words, about = load_policy("pretrained", Path("data"))
     assert about["config"]["reward"] == ["pretrained"]
-    task = Task(made_up.POLICY, words, policy.model.config, ("pretrained",))
+    task = Environment(made_up.POLICY, words, policy.model.config, ("pretrained",))
     prompts = read_prompts("", "movies", words, 64, held_out=True, limit=4)
     assert evaluate(policy, task, prompts) == told
     assert told["kl"] != before["kl"]

@@ -15,8 +15,8 @@ from torch import nn
 from rlhf.experiments import trl_ppo
 from rlhf.experiments.trl_ppo import FOLDER, VERSION, PeerConfig, Rewarded
 from rlhf.prompts import Prompts
+from rlhf.rewards.environment import Environment
 from rlhf.rollout import cut_at_end
-from rlhf.task import Task
 from shared.errors import UserError
 from tests import tiny
 
@@ -46,7 +46,7 @@ def test_rewards_are_those_of_our_loop(tmp_path: Path) -> None:
     config = PeerConfig(
         reward=(str(tiny.write_reward_model(tmp_path / "reward")),), completion=4, gold=""
     )
-    task = Task(config, words, tiny.configuration(2, tiny.VOCABULARY), config.reward)
+    task = Environment(config, words, tiny.configuration(2, tiny.VOCABULARY), config.reward)
     task.scale.fit(torch.tensor([[0.5], [1.0], [3.0]], dtype=torch.float64))
     asked = [[5, 6, 7], [8], [9, 10]]
     prompts = Prompts(words.batch_decode(asked), asked, {})

@@ -29,12 +29,12 @@ def scores(name: Path | str, root: Path) -> list[float | None]:
 @torch.no_grad()
 def by_hand(model: Any, which: int = 0) -> list[float]:
     """One text at a time, no padding, the score of the end-of-text token."""
-    words, found = tiny.tokenizer(), []
+    words, values = tiny.tokenizer(), []
     for prompt, completion in zip(PROMPTS, COMPLETIONS, strict=True):
         tokens = torch.tensor([[*words(prompt + completion)["input_ids"], words.eos_token_id]])
         hidden = model.model(input_ids=tokens).last_hidden_state[0, -1]
-        found.append(float(hidden @ model.score.weight[which]))
-    return found
+        values.append(float(hidden @ model.score.weight[which]))
+    return values
 
 
 def read(folder: Path) -> LlamaForSequenceClassification:
@@ -64,9 +64,9 @@ def test_padding_that_is_the_end_of_text_changes_no_score(tmp_path: Path) -> Non
     """transformers reads the score at the last token that is not padding: TRL trains it there."""
     model, words = read(tiny.write_reward_model(tmp_path / "reward")), tiny.tokenizer()
     words.pad_token = words.eos_token
-    found = RewardModel("a", model, words)(PROMPTS, COMPLETIONS)
+    values = RewardModel("a", model, words)(PROMPTS, COMPLETIONS)
     for text, score in zip(
-        map("".join, zip(PROMPTS, COMPLETIONS, strict=True)), found, strict=True
+        map("".join, zip(PROMPTS, COMPLETIONS, strict=True)), values, strict=True
     ):
         tokens = torch.tensor([words(text)["input_ids"]])
         hidden = model.model(input_ids=tokens).last_hidden_state[0, -1]
@@ -104,19 +104,19 @@ def test_an_adapter_finds_its_base_by_name(tmp_path: Path) -> None:
 def test_an_adapter_of_a_language_model_is_no_reward_model(tmp_path: Path) -> None:
     write_folder(tmp_path / FOLDER, lambda folder: tiny.write_model(folder) and None)
     adapter(tmp_path / "adapter", tmp_path / FOLDER, task="CAUSAL_LM")
-    with pytest.raises(UserError, match="is an adapter for CAUSAL_LM, no sequence classifier"):
+    with pytest.raises(UserError, match="is an adapter for CAUSAL_LM, not for a sequence"):
         scores(tmp_path / "adapter", tmp_path)
 
 
 def test_models_that_are_no_reward_models(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def refused(folder: Path, said: str) -> None:
-        with pytest.raises(UserError, match=f"^--reward {folder}: {said}"):
+    def refused(folder: Path, message: str) -> None:
+        with pytest.raises(UserError, match=f"^--reward {folder}: {message}"):
             scores(folder, tmp_path)
 
     language_model = tiny.write_model(tmp_path / "language model")
-    refused(language_model, r"is no sequence classifier, it has no score\.weight")
+    refused(language_model, r"is not a sequence classifier, it has no score\.weight")
     refused(tiny.write_reward_model(tmp_path / "three", labels=3), "gives 3 scores")
     small = tiny.write_reward_model(tmp_path / "small", vocabulary=40)
     refused(small, f"its tokenizer has {tiny.VOCABULARY} tokens, the model embeds 40")
@@ -132,8 +132,8 @@ def test_models_that_are_no_reward_models(
 
 def test_hub_unreachable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    said = "--reward no/such: is no folder, and the Hub gives no model under this name"
-    with pytest.raises(UserError, match=said):
+    message = "--reward no/such: is not a folder, and the Hub has no such model"
+    with pytest.raises(UserError, match=message):
         scores("no/such", tmp_path)
 
 

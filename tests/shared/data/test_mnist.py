@@ -10,7 +10,8 @@ import pytest
 from shared.data import mnist
 from shared.data.mnist import SHA256, fetch_mnist, load_mnist
 from shared.errors import UserError
-from tests.helpers import ROOT, TINY, Processes, refused
+from tests.helpers import ROOT, Processes, refused
+from tests.programs import SMALLEST
 
 REAL = ROOT / "data" / "MNIST" / "raw"
 TEST_LABELS = "t10k-labels-idx1-ubyte"
@@ -74,7 +75,7 @@ def test_spoilt_files_are_named_and_never_trained_on(
     if spoil != "missing":
         (raw / TEST_LABELS).write_bytes(content if spoil == "altered" else content[:-1])
     run = tmp_path / "run"
-    refused(processes(*TINY, "--data", tmp_path, "--out", run), raw / TEST_LABELS, "delete")
+    refused(processes(*SMALLEST, "--data", tmp_path, "--out", run), raw / TEST_LABELS, "delete")
     assert not run.exists()
 
 

@@ -41,5 +41,7 @@ def test_an_altered_model_is_refused(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"x")
     (folder / "manifest.json").write_text(json.dumps({"model.safetensors": "0" * 64}))
-    with pytest.raises(UserError, match=r"model.safetensors is damaged.*delete .* made anew"):
+    with pytest.raises(
+        UserError, match=r"model.safetensors is damaged.*delete .* run again to make it"
+    ):
         fetch_smollm2(tmp_path)

@@ -24,5 +24,5 @@ def test_a_folder_has_a_document_a_file(tmp_path: Path) -> None:
 def test_no_text(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"--text {path}: (holds no text|is no UTF-8 text)"):
+    with pytest.raises(UserError, match=f"--text {path}: (holds no text|not UTF-8 text)"):
         load_documents(str(path), tmp_path)

@@ -14,9 +14,10 @@ import pytest
 
 from shared.errors import UserError
 from shared.processes.launcher import launch
-from tests.helpers import PATIENCE, QUIET, ROOT, TINY, assert_same_run, reserved_port
+from tests.helpers import PATIENCE, QUIET, ROOT, assert_same_run, reserved_port
+from tests.programs import SMALLEST, SPECIMEN
 
-LONG = [*TINY, "--epochs", "10000", "--checkpoint-every", "1"]
+LONG = [*SMALLEST, "--epochs", "10000", "--checkpoint-every", "1"]
 
 
 _started: list["subprocess.Popen[str]"] = []
@@ -45,7 +46,7 @@ def start(*argv: Any, **env: str) -> "subprocess.Popen[str]":
 
 def begun(run: Path) -> "subprocess.Popen[str]":
     """Two processes that train and have written a checkpoint."""
-    launcher = start(2, "cpu", "vae.train", *LONG, "--out", run)
+    launcher = start(2, "cpu", SPECIMEN, *LONG, "--out", run)
     end = time.monotonic() + PATIENCE
     while not list(run.glob("checkpoints/step-*/manifest.json")):
         assert launcher.poll() is None, launcher.communicate()
@@ -70,17 +71,17 @@ def test_machines_that_are_none(
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=said):
-        launch("2", "ddp", ["vae.train"])
+        launch("2", "ddp", [SPECIMEN])
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["two", "cpu", "vae.train"], "NPROC=two: must be a whole number"),
-        (["0", "cpu", "vae.train"], "NPROC=0: must be a whole number"),
-        (["2", "gpu", "vae.train"], "LAUNCH=gpu: is none of cpu, ddp"),
+        (["two", "cpu", SPECIMEN], "NPROC=two: must be a whole number"),
+        (["0", "cpu", SPECIMEN], "NPROC=0: must be a whole number"),
+        (["2", "gpu", SPECIMEN], "LAUNCH=gpu: must be one of cpu, ddp"),
         (["2", "cpu"], "usage:"),
-        (["2", "cpu", "vae.train", "smoke", "--beta", "nan"], "vae.train: error: --beta nan"),
+        (["2", "cpu", SPECIMEN, "smoke", "--beta", "nan"], f"{SPECIMEN}: error: --beta nan"),
     ],
 )
 def test_an_error_is_one_line(argv: list[str], said: str) -> None:
@@ -94,7 +95,7 @@ def test_an_error_is_one_line(argv: list[str], said: str) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes; nothing is said of what went well."""
     run = tmp_path_factory.mktemp("processes") / "whole"
-    launcher = start(2, "cpu", "vae.train", *TINY, "--out", run)
+    launcher = start(2, "cpu", SPECIMEN, *SMALLEST, "--out", run)
     out, err = launcher.communicate(timeout=PATIENCE)
     assert (launcher.returncode, err) == (0, "")
     assert out.count("epoch 2/2") == 1
@@ -106,7 +107,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_machines_do_what_one_does(how: str, whole: Path, tmp_path: Path) -> None:
     """Both of them this one, a process each."""
     run = tmp_path / "run"
-    argv = [2, how, "vae.train", *TINY, "--out", run]
+    argv = [2, how, SPECIMEN, *SMALLEST, "--out", run]
     with reserved_port() as port:
         where = {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         both = [start(*argv, **where, NODE_RANK=rank) for rank in ("0", "1")]
@@ -122,7 +123,7 @@ def test_an_interruption_is_passed_on(tmp_path: Path) -> None:
     launcher.send_signal(signal.SIGINT)
     _, err = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 130
-    assert err == f"vae.train: interrupted; everything is saved, go on with --resume {run}\n"
+    assert err == f"{SPECIMEN}: interrupted; everything is saved, go on with --resume {run}\n"
 
 
 def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
@@ -135,4 +136,4 @@ def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
     rank.kill()
     _, err = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 128 + signal.SIGKILL
-    assert "vae.train: process 1 was ended by SIGKILL\n" in err
+    assert f"{SPECIMEN}: process 1 was ended by SIGKILL\n" in err

@@ -11,12 +11,12 @@ from shared.errors import UserError
 from shared.processes.launch import check_repository
 from shared.run import report
 from shared.run.folder import append_metrics, claim, keep_metrics, read_metrics, write_json
-from vae.config import PRESETS, Config
+from shared.template.config import PRESETS, Config
 
 
 def test_config_survives_the_round_trip(tmp_path: Path) -> None:
     config = Config(out=str(tmp_path / "run"), beta=0.1, trackers=("tensorboard",), seed=7)
-    folder = claim("vae", "default", config)
+    folder = claim("template", "default", config)
     assert load_config(folder, Config) == ("default", with_resume_cleared(config))
     checkpoint = folder / "checkpoints" / "step-00000001"
     assert load_config(checkpoint, Config) == ("default", with_resume_cleared(config))
@@ -25,8 +25,8 @@ def test_config_survives_the_round_trip(tmp_path: Path) -> None:
 
 def test_default_folder_is_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = [str(claim("vae", "smoke", PRESETS["smoke"])) for _ in range(3)]
-    assert names == ["runs/vae-smoke", "runs/vae-smoke-2", "runs/vae-smoke-3"]
+    names = [str(claim("template", "smoke", PRESETS["smoke"])) for _ in range(3)]
+    assert names == ["runs/template-smoke", "runs/template-smoke-2", "runs/template-smoke-3"]
 
 
 def test_a_folder_that_cannot_be_filled_is_taken_back(
@@ -37,7 +37,7 @@ def test_a_folder_that_cannot_be_filled_is_taken_back(
 
     monkeypatch.setattr("shared.run.folder.write_json", full)
     with pytest.raises(UserError):
-        claim("vae", "smoke", Config(out=str(tmp_path / "run")))
+        claim("template", "smoke", Config(out=str(tmp_path / "run")))
     assert not list(tmp_path.iterdir())
 
 

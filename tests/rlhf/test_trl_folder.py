@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from shared import cli
 from shared.errors import Interrupted, UserError
 from shared.language_models import trl as trl_folder
+from shared.run.folder import sha256
 from tests import tiny
 from tests.helpers import Processes, flip_byte, metrics
 from tests.rlhf.programs import SMALL, summary, write_rows
@@ -102,7 +103,7 @@ def test_a_checkpoint_that_is_code_is_refused(trained: Callable[..., Path], tmp_
     path = folder / "checkpoints" / "step-00000002"
     torch.save({"state": Trap()}, path / "optimizer.pt")
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["optimizer.pt"] = trl_folder.checkpoint._sha256(path / "optimizer.pt")
+    manifest["optimizer.pt"] = sha256(path / "optimizer.pt")
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="refused"):
         trained("reward", "--resume", path)
