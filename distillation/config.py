@@ -50,8 +50,8 @@ class Config(RunConfig):
     """Model folder or run folder of a trained teacher; `pretrained` is the committed one. Empty:
     train one."""
     targets: Literal["clean", "matching", "averaged"] = "averaged"
-    """What the teacher sees: the digit as it is; shifted as the student sees it; or all shifts up
-    to --target-radius, its logits averaged."""
+    """The teacher's view of a digit: as it is; shifted as the student sees it; or all shifts up to
+    --target-radius, the logits averaged."""
     target_radius: Pixels = 1
     """Targets `averaged`: largest shift, in pixels."""
     teacher_logits: str = ""

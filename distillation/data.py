@@ -1,4 +1,4 @@
-"""From grey levels to what a network sees: shifted digits in [0, 1], and transfer sets."""
+"""Digits from grey levels to a network's input: shifts, pixels in [0, 1], transfer sets."""
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ def padded(images: Tensor) -> Tensor:
 
 
 def window(down: Tensor, right: Tensor) -> Tensor:
-    """Where a shifted digit's pixels lie in a padded one: shifts [...] -> indices [..., 784]."""
+    """Indices of a shifted digit's pixels in a padded one: shifts [...] -> [..., 784]."""
     side = SIDE + 2 * PAD
     rows = torch.arange(SIDE, device=down.device)
     pixels = (rows[:, None] * side + rows).flatten()
@@ -32,7 +32,7 @@ def window(down: Tensor, right: Tensor) -> Tensor:
 
 
 def shift(images: Tensor, down: int, right: int) -> Tensor:
-    """All images [n, 784] moved by the same number of pixels; what enters is black."""
+    """All images [n, 784] moved by the same number of pixels; the edges become black."""
     moved = window(torch.tensor(down), torch.tensor(right)).to(images.device)
     return padded(images)[:, moved]
 

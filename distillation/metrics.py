@@ -62,7 +62,7 @@ def match_prior(logits: Tensor, prior: Tensor, steps: int = 1000) -> Tensor:
 
 
 def best_offset(logits: Tensor, labels: Tensor, missing: Tensor) -> tuple[float, int]:
-    """The bias for all ``missing`` classes [classes] that leaves the fewest errors, and these.
+    """The bias for all ``missing`` classes [classes] with the fewest errors, and their number.
 
     Hinton et al. 2015, section 3, who choose it on the test set.
     """

@@ -23,7 +23,7 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, h: Tensor, rng: torch.Generator | None, batch: int) -> Tensor:
-        """h [own rows, ...] of a global batch of so many; without ``rng`` nothing is dropped."""
+        """h [own rows, ...] of ``batch`` rows of all processes; without ``rng`` unchanged."""
         if rng is None or self.p == 0:
             return h
         u = torch.rand(batch, *h.shape[1:], generator=rng, device=h.device)
@@ -89,7 +89,7 @@ class Classifier(nn.Module, PyTorchModelHubMixin, library_name="kl-zoo", license
         self.linear = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor, rng: torch.Generator | None = None, batch: int = 0) -> Tensor:
-        """x [own rows, pixels] -> [own rows, classes]; ``rng`` draws what is dropped of a batch."""
+        """x [own rows, pixels] -> [own rows, classes]; ``rng`` draws the global dropout."""
         h = self.features(self.input_dropout(x, rng, batch))
         if len(self.features):
             h = self.dropout(h, rng, batch)

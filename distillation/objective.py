@@ -1,7 +1,6 @@
-"""The losses of a student, in nats per example: pure functions of logits [batch, classes].
+"""Divergences between teacher and student, in nats: pure functions of logits [batch, classes].
 
-The teacher's soft targets are softmax(logits / T). A softened divergence has gradients that shrink
-as 1 / T**2 (Hinton et al. 2015, section 2.1), so that it is multiplied by T**2.
+The teacher's soft targets are softmax(logits / T), with T the temperature.
 """
 
 from typing import Literal
@@ -18,18 +17,6 @@ Objective = Literal["forward", "reverse", "js", "skew", "decoupled"]
 def cross_entropy(student: Tensor, labels: Tensor) -> Tensor:
     """-log q(label), [batch]."""
     return F.cross_entropy(student, labels, reduction="none")
-
-
-def distillation_loss(
-    divergence: Tensor, student: Tensor, labels: Tensor, *, temperature: float, alpha: float
-) -> Tensor:
-    """alpha T^2 D_T + (1 - alpha) cross-entropy, [batch]; Hinton et al. 2015, section 2.
-
-    Args:
-        divergence: D_T between teacher and student at temperature T, [batch].
-        student: logits [batch, classes]; labels: [batch].
-    """
-    return alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy(student, labels)
 
 
 def forward(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures of what a teacher knows and what a student learned, one PNG a function."""
+"""Pictures of a teacher's soft targets and of trainings; each function writes one PNG."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from shared.figures import COLOURS, save
 def dark_knowledge(
     images: Tensor, labels: Tensor, logits: Tensor, temperature: float, path: Path
 ) -> None:
-    """Which digits the teacher thinks resemble which: each class, and single digits at T.
+    """The teacher's soft targets: the mean of each class, and of single digits at temperatures.
 
     The digits are, of each class, the one that the teacher gets right with the least confidence.
 

@@ -29,7 +29,7 @@ from shared.training.seeding import NOISE, generator, permutation
 
 
 def divergence(config: Config, teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
-    """The chosen divergence at temperature T, [batch]."""
+    """The chosen divergence of logits [batch, classes] at temperature T, in nats [batch]."""
     t = config.temperature
     match config.objective:
         case "forward":
@@ -43,6 +43,17 @@ def divergence(config: Config, teacher: Tensor, student: Tensor, labels: Tensor)
         case "decoupled":
             target, others = objective.decoupled(teacher, student, labels, t)
             return target + config.nontarget * others
+
+
+def distillation_loss(
+    divergence: Tensor, cross_entropy: Tensor, *, temperature: float, alpha: float
+) -> Tensor:
+    """alpha T^2 D_T + (1 - alpha) cross-entropy, [batch]; Hinton et al. 2015, section 2.
+
+    A divergence at temperature T has gradients that shrink as 1 / T^2 (section 2.1); the factor
+    T^2 makes up for it.
+    """
+    return alpha * temperature**2 * divergence + (1 - alpha) * cross_entropy
 
 
 def train_network(
@@ -72,17 +83,12 @@ def train_network(
 
             logits = model(own_rows(x), rng, len(rows)).float()
             labels = own_rows(data.labels[rows])
-            if targets is None:
-                loss = objective.cross_entropy(logits, labels)
-            else:
+            loss = objective.cross_entropy(logits, labels)
+            if targets is not None:
                 slot = shifted if len(targets) > 1 else torch.zeros_like(shifted)
-                soft = own_rows(targets[slot, rows])
-                loss = objective.distillation_loss(
-                    divergence(config, soft, logits, labels),
-                    logits,
-                    labels,
-                    temperature=config.temperature,
-                    alpha=recipe.alpha,
+                soft = divergence(config, own_rows(targets[slot, rows]), logits, labels)
+                loss = distillation_loss(
+                    soft, loss, temperature=config.temperature, alpha=recipe.alpha
                 )
             loss = global_sum(loss.sum()) / len(rows)
             wrong = global_sum((logits.argmax(-1) != labels).sum()) / len(rows)
@@ -115,7 +121,9 @@ def refuse_stage(resume: Path) -> None:
     """
     stage = next((p for p in (resume, resume.parent.parent) if p.name in NAMES[:-1]), None)
     if stage is not None and (stage.parent / "checkpoints").is_dir():
-        raise UserError(f"--resume {resume}: is a stage of a run; --resume {stage.parent}")
+        raise UserError(
+            f"--resume {resume}: this is a stage of a run; name the run, --resume {stage.parent}"
+        )
 
 
 def train(preset: str, config: Config) -> None:

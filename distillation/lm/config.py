@@ -26,11 +26,12 @@ class Config(RunConfig):
     teacher: str = "smollm2"
     """smollm2: SmolLM2-135M-Instruct, without a Hub. Or a model folder, or a model of the Hub."""
     layers: str = "0-11,27-29"
-    """The teacher's layers that the student starts with, counted from 0; all else is the
-    teacher's too."""
+    """The teacher's layers that the student starts with, counted from 0; embeddings and output
+    weights are the teacher's too. For models built like Llama."""
     student: str = ""
     """Start from this model folder or model of the Hub instead; a folder with a configuration but
-    no weights starts at random. Its vocabulary must be the teacher's."""
+    no weights starts at random, and needs --train-embeddings, or these stay random. Its vocabulary
+    must be the teacher's."""
     train_embeddings: bool = False
     """Also train the embeddings and, where they are tied to them, the output weights."""
 
@@ -39,9 +40,9 @@ class Config(RunConfig):
     files, or a data set of the Hub with a column `text`. Every tenth document is held out."""
     completions: Literal["text", "teacher"] = "text"
     """What follows the prompt of --prompt tokens in training: the text itself, or a continuation
-    sampled once from the teacher, of the blocks that the run will get to."""
+    sampled once from the teacher, of the blocks that the run will use."""
     on_policy: Share = 0.0
-    """Share of the steps whose completions are sampled from the student as it is (Agarwal et al.
+    """Share of the steps whose completions are sampled from the current student (Agarwal et al.
     2024, lambda)."""
     length: Count = 128
     """Predictions in a block of text."""
@@ -60,7 +61,7 @@ class Config(RunConfig):
     epochs: Count = 22
     """Evaluations, each after --epoch-blocks blocks."""
     epoch_blocks: Count = 256
-    """Blocks between evaluations; the text is gone through again when it is used up."""
+    """Blocks between evaluations; the text is read again when it is used up."""
     train_blocks: CountOrZero = 0
     """Number of blocks to train on, the first of every document before its second; 0: all."""
     batch_size: Count = 4

@@ -16,7 +16,7 @@ def load(option: str, name: str, root: Path) -> tuple[LanguageModel, PreTrainedT
     A student's folder may have a configuration and no weights: it starts at random.
 
     Raises:
-        UserError: nothing there, no causal language model, or the Hub cannot be reached.
+        UserError: no such model, not a causal language model, or the Hub cannot be reached.
     """
     model, tokenizer = load_causal(option, name, root, may_be_random=option == "--student")
     return LanguageModel(model), tokenizer
@@ -35,7 +35,7 @@ def keep_layers(teacher: LanguageModel, layers: list[int]) -> LanguageModel:
     """A copy of the teacher with only these of its layers, in this order.
 
     Raises:
-        UserError: a layer that the teacher does not have, or none.
+        UserError: a layer that the teacher does not have, or an empty list.
     """
     count = len(teacher.trunk.layers)
     if not layers or max(layers) >= count:

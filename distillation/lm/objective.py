@@ -1,9 +1,7 @@
 """The losses of the student, in nats summed over the predictions that count: pure functions.
 
 Hidden states come in as [positions, width] with the output weights [vocabulary, width]; logits
-[positions, vocabulary] are made of them here, of all positions or of a few at a time. A divergence
-at temperature T is multiplied by T^2, so that its gradient keeps its size (Hinton et al. 2015,
-section 2.1).
+[positions, vocabulary] are computed from them here, of all positions or of a few at a time.
 """
 
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from shared.kl import fused_linear_js, fused_linear_kl, kl_topk
 
 Objective = Literal["forward", "reverse", "js", "skew", "ce"]
 Logits = Literal["chunked", "full", "topk"]
-POSITIONS = 128  # whose logits are in memory at once
+POSITIONS = 128  # their logits are in memory at once
 
 
 class LazyLogits(NamedTuple):
@@ -51,23 +49,22 @@ class TopK(NamedTuple):
 def divergence(
     objective: Objective, teacher: Tensor, student: Tensor, temperature: float, skew: float
 ) -> Tensor:
-    """T^2 times the divergence of logits [positions, vocabulary] at temperature T, [positions]."""
+    """The divergence of logits [positions, vocabulary] at temperature T, [positions]."""
     match objective:
         case "forward":
-            value = soft.forward(teacher, student, temperature)
+            return soft.forward(teacher, student, temperature)
         case "reverse":
-            value = soft.reverse(teacher, student, temperature)
+            return soft.reverse(teacher, student, temperature)
         case "js":
-            value = soft.js(teacher, student, temperature)
+            return soft.js(teacher, student, temperature)
         case _:
-            value = soft.skew(teacher, student, temperature, skew)
-    return temperature**2 * value
+            return soft.skew(teacher, student, temperature, skew)
 
 
 def full(
     objective: Objective, teacher: LazyLogits, student: LazyLogits, temperature: float, skew: float
 ) -> Tensor:
-    """The sum over positions, with the logits of all of them in memory."""
+    """The divergence summed over positions, with the logits of all of them in memory."""
     logits = teacher.logits(), student.logits()
     return divergence(objective, *logits, temperature, skew).sum()
 
@@ -75,21 +72,20 @@ def full(
 def chunked(
     objective: Objective, teacher: LazyLogits, student: LazyLogits, temperature: float, skew: float
 ) -> Tensor:
-    """The same in little memory: no more than a few positions' logits exist at a time."""
+    """The same in little memory: logits exist for a few positions at a time."""
     match objective:
         case "forward":
-            value = fused_linear_kl(*teacher, *student, temperature=temperature, reduction="sum")
+            return fused_linear_kl(*teacher, *student, temperature=temperature, reduction="sum")
         case "reverse":
-            value = fused_linear_kl(*student, *teacher, temperature=temperature, reduction="sum")
+            return fused_linear_kl(*student, *teacher, temperature=temperature, reduction="sum")
         case "js":
-            value = fused_linear_js(*teacher, *student, temperature=temperature, reduction="sum")
+            return fused_linear_js(*teacher, *student, temperature=temperature, reduction="sum")
         case _:
 
             def few(rows: slice) -> Tensor:
                 return full(objective, teacher.at(rows), student.at(rows), temperature, skew)
 
             return _in_chunks(few, len(student.hidden))
-    return temperature**2 * value
 
 
 def cross_entropy(student: LazyLogits, tokens: Tensor) -> Tensor:
@@ -102,9 +98,9 @@ def cross_entropy(student: LazyLogits, tokens: Tensor) -> Tensor:
 
 
 def topk(teacher: TopK, student: LazyLogits, temperature: float) -> Tensor:
-    """T^2 times the forward KL over the teacher's k largest and one class for all the rest.
+    """KL(teacher || student) over the teacher's k largest and one class for the rest, summed.
 
-    Never above the full one; ``teacher`` is of the same temperature.
+    Never above the full KL; ``teacher`` is of the same temperature.
     """
 
     def few(rows: slice) -> Tensor:
@@ -112,15 +108,13 @@ def topk(teacher: TopK, student: LazyLogits, temperature: float) -> Tensor:
         logits = student.at(rows).logits()
         return kl_topk(log_p, tokens.long(), logits, temperature=temperature, reduction="sum")
 
-    return temperature**2 * _in_chunks(few, len(student.hidden))
+    return _in_chunks(few, len(student.hidden))
 
 
 def _in_chunks(few: Callable[[slice], Tensor], positions: int) -> Tensor:
     """The sum of ``few`` over chunks of positions, each computed again in the backward pass."""
     total = torch.zeros(())
-    for start in range(
-        0, max(1, positions), POSITIONS
-    ):  # also of no positions: a gradient of zeros
+    for start in range(0, max(1, positions), POSITIONS):  # without positions: a gradient of zeros
         part = checkpoint(few, slice(start, start + POSITIONS), use_reentrant=False)
         assert isinstance(part, Tensor)
         total = total + part

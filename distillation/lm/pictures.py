@@ -1,4 +1,4 @@
-"""What training did, as PNG."""
+"""Curves of a training, as PNG."""
 
 from pathlib import Path
 from typing import Any

@@ -6,7 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distillation.lm import objective
+from distillation.lm.config import Config
+from distillation.lm.data import Blocks
 from distillation.lm.objective import POSITIONS, LazyLogits, Objective, TopK, chunked, full, topk
+from distillation.lm.train import loss_sum
 
 N, WIDTH, V = 2 * POSITIONS + 7, 12, 50
 DIVERGENCES: tuple[Objective, ...] = ("forward", "reverse", "js", "skew")
@@ -32,13 +35,12 @@ def definition(
         return (a * (a.log() - b.log())).sum()
 
     m = (p + q) / 2
-    value = {
+    return {
         "forward": lambda: kl(p, q),
         "reverse": lambda: kl(q, p),
         "js": lambda: (kl(p, m) + kl(q, m)) / 2,
         "skew": lambda: kl(p, skew * p + (1 - skew) * q),
     }[name]()
-    return t**2 * value
 
 
 @pytest.mark.parametrize("compute", [full, chunked])
@@ -103,13 +105,16 @@ def test_topk_with_rest_is_never_above_the_full_one(k: int) -> None:
 
 
 def test_gradients_keep_their_size_over_temperatures() -> None:
-    """What the factor T^2 is for."""
+    """The purpose of the factor T^2 of the loss that is trained."""
     torch.manual_seed(0)
-    teacher = LazyLogits(torch.randn(N, WIDTH), torch.randn(V, WIDTH) * 0.01)  # small logits
-    hidden = torch.randn(N, WIDTH, requires_grad=True)
+    teacher = LazyLogits(torch.randn(1, N, WIDTH), torch.randn(V, WIDTH) * 0.01)  # small logits
+    hidden = torch.randn(1, N, WIDTH, requires_grad=True)
+    student = LazyLogits(hidden, teacher.weight.flip(0))
+    blocks = Blocks(torch.zeros(1, N + 1).long(), torch.ones(1, N).bool(), torch.zeros(1))
     sizes = []
-    for temperature in (1.0, 4.0, 16.0):
-        student = LazyLogits(hidden, teacher.weight.flip(0))
-        value = chunked("forward", teacher, student, temperature, 0.1)
+    for t in (1.0, 4.0, 16.0):
+        value = loss_sum(Config(temperature=t), student, teacher, blocks)
+        expected = t**2 * definition("forward", teacher, student, t, 0.1)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-4)
         sizes.append(torch.autograd.grad(value, hidden)[0].norm().item())
     assert max(sizes) < 1.05 * min(sizes)
