@@ -1,6 +1,5 @@
 """Evaluate networks of a run, or the committed ones: ``python -m distillation.evaluate``."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -154,7 +153,7 @@ def networks(folder: Path, device: str) -> dict[str, tuple[Classifier, dict[str,
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m distillation.evaluate"))
+    options = cli.read_options(Options, "distillation.evaluate")
     loaded = networks(Path(options.model), options.device)
     teacher = loaded["teacher"][0] if "teacher" in loaded else None
     teachers = [about["config"]["teacher"] for _, about in loaded.values()]

@@ -1,6 +1,5 @@
 """Measure a trained policy beside its reference: ``python -m rlhf.evaluate [--model RUN]``."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -136,7 +135,7 @@ def samples(metrics: dict[str, Any], count: int = 4) -> str:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m rlhf.evaluate"))
+    options = cli.read_options(Options, "rlhf.evaluate")
     name = "pretrained" if options.pretrained else options.model
     policy, tokenizer, about = load_policy(name, Path(options.data))
     trained = {**LanguageConfig().__dict__, **about.get("config", {})}

@@ -7,7 +7,6 @@ chosen_score, rejected_score. The texts are prompt + chosen and prompt + rejecte
 
 import json
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -141,7 +140,7 @@ def complete(
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m rlhf.preferences"))
+    options = cli.read_options(Options, "rlhf.preferences")
     if options.completions < 2:
         raise UserError(f"--completions {options.completions}: must be >= 2, for a pair")
     root = Path(options.data)

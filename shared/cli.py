@@ -80,6 +80,15 @@ def read_config(
     return name, config
 
 
+def read_options(kind: type[T], program: str) -> T:
+    """The checked options of a program without presets, from its command line.
+
+    Raises:
+        UserError: as ``read_config``.
+    """
+    return check(parse(kind, sys.argv[1:], f"python -m {program}"))
+
+
 def parse(
     kind: type[T],
     args: Sequence[str],

@@ -1,6 +1,5 @@
 """Evaluate or film a policy: ``python -m trpo_ppo.evaluate [--model FOLDER] [--video FILE]``."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -138,7 +137,7 @@ def _spaces(observations: int, actions: int, kind: str) -> str:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m trpo_ppo.evaluate"))
+    options = cli.read_options(Options, "trpo_ppo.evaluate")
     if options.video and Path(options.video).suffix not in (".gif", ".mp4"):
         raise UserError(f"--video {options.video}: must end in .gif or .mp4")
     agent, name, _ = load(options.model, options.env)

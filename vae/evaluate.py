@@ -1,6 +1,5 @@
 """Evaluate a run or a saved model: ``python -m vae.evaluate [--model FOLDER] [--json FILE]``."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -132,7 +131,7 @@ def compare(a: VAE, b: VAE, x: torch.Tensor, samples: int, seed: int) -> dict[st
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m vae.evaluate"))
+    options = cli.read_options(Options, "vae.evaluate")
     model, about = load(options.model, options.device)
     pixels: Pixels = about["config"]["pixels"]
     images = options.images or about["config"].get("images", "")

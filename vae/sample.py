@@ -1,6 +1,5 @@
 """Draw what a VAE learned: ``python -m vae.sample [--model FOLDER] [--out FOLDER]``."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,7 @@ class Options:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m vae.sample"))
+    options = cli.read_options(Options, "vae.sample")
     model, about = load(options.model, "cpu")
     if not isinstance(model, VAE):
         raise UserError(f"--model {options.model}: is a VIB, which has no decoder to sample from")

@@ -8,11 +8,7 @@ called again.
 """
 
 import shutil
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distillation import pictures
 from distillation.evaluate import evaluate
@@ -24,18 +20,17 @@ from distillation.teacher import load
 from shared import cli
 from shared.data.mnist import load_mnist
 from shared.data.splits import split
-from shared.errors import UserError
-from shared.experiments.reproduce import is_finished, make_sure, recall
+from shared.experiments.reproduce import Options, Record, Reproduction, Row, is_finished
 from shared.run.folder import read_metrics
 from shared.run.report import write_model
 
 PROGRAM = "distillation.train"
 RUNS = Path("runs/reproduce-distillation")
 RESULTS = Path("distillation/results")
-RECORDS = RESULTS / "runs"
 PRETRAINED = Path("distillation/pretrained")
 SEEDS = (0, 1, 2)
-TINY = {"30-30": SEEDS, "8-8": SEEDS[:1]}
+FIRST = SEEDS[:1]
+TINY = {"30-30": SEEDS, "8-8": FIRST}
 TEACHER, STUDENT = "teacher-seed0", "default-soft-seed0"  # the networks that are committed
 OBJECTIVES = ("reverse", "js", "skew", "decoupled")
 
@@ -49,83 +44,49 @@ _SHIFTED = f"--teacher-logits {RUNS}/averaged.safetensors"
 _LONG = "--epochs 100 --lr 1e-3"
 _MLP = "paper --stages teacher --dropout 0.25 --input-dropout 0"
 
-# name of the runs: arguments, seeds. Names of one row differ by the seed at their end alone, which
-# also stands for SEED in the arguments.
-ROWS: dict[str, tuple[str, Sequence[int]]] = {
-    "teacher": ("default --stages teacher", SEEDS),
-    "default-soft": (f"{_TAUGHT} {_SHIFTED}", SEEDS),
-    "default-hard": (_ALONE, SEEDS),
-    "own-soft": (f"{_STUDENT} --teacher {RUNS}/teacher-seedSEED", SEEDS),
-    "plain-soft": (f"{_TAUGHT} {_CLEAN}", SEEDS),
-    "plain-hard": (f"{_ALONE} {_SHORT}", SEEDS),
-    "without-3": (f"{_TAUGHT} {_SHORT} --targets clean --transfer 012456789", SEEDS),
-    "only-78": (f"{_TAUGHT} {_PLAIN} --targets clean --epochs 60 --transfer 78", SEEDS),
+
+def _row(arguments: str, seeds: tuple[int, ...] = SEEDS) -> Row:
+    return Row(PROGRAM, f"{arguments} --seed SEED", seeds)
+
+
+ROWS = {
+    "teacher": _row("default --stages teacher"),
+    "default-soft": _row(f"{_TAUGHT} {_SHIFTED}"),
+    "default-hard": _row(_ALONE),
+    "own-soft": _row(f"{_STUDENT} --teacher {RUNS}/teacher-seedSEED"),
+    "plain-soft": _row(f"{_TAUGHT} {_CLEAN}"),
+    "plain-hard": _row(f"{_ALONE} {_SHORT}"),
+    "without-3": _row(f"{_TAUGHT} {_SHORT} --targets clean --transfer 012456789"),
+    "only-78": _row(f"{_TAUGHT} {_PLAIN} --targets clean --epochs 60 --transfer 78"),
 }
 for _layers, _seeds in TINY.items():
     _tiny = f"--student-layers {_layers}"
-    ROWS[f"{_layers}-hard"] = (f"{_ALONE} {_SHORT} {_tiny}", _seeds)
+    ROWS[f"{_layers}-hard"] = _row(f"{_ALONE} {_SHORT} {_tiny}", _seeds)
     for _t in TEMPERATURES:
-        ROWS[f"{_layers}-T{_t}"] = (f"{_TAUGHT} {_CLEAN} {_tiny} --temperature {_t}", _seeds)
+        ROWS[f"{_layers}-T{_t}"] = _row(f"{_TAUGHT} {_CLEAN} {_tiny} --temperature {_t}", _seeds)
 ROWS |= {
-    "mlp-teacher": (f"{_MLP} --teacher-epochs 25", (0,)),
-    "mlp-soft": (f"{_STUDENT} --teacher {RUNS}/mlp-teacher-seed0 --targets clean {_SHORT}", (0,)),
+    "mlp-teacher": _row(f"{_MLP} --teacher-epochs 25", FIRST),
+    "mlp-soft": _row(
+        f"{_STUDENT} --teacher {RUNS}/mlp-teacher-seed0 --targets clean {_SHORT}", FIRST
+    ),
 }
 for _t in TEMPERATURES[:-1]:
-    ROWS[f"800-800-T{_t}"] = (f"{_TAUGHT} {_CLEAN} --temperature {_t}", (0,))
+    ROWS[f"800-800-T{_t}"] = _row(f"{_TAUGHT} {_CLEAN} --temperature {_t}", FIRST)
 for _objective in OBJECTIVES:
-    ROWS[_objective] = (f"{_TAUGHT} {_CLEAN} --objective {_objective}", (0,))
+    ROWS[_objective] = _row(f"{_TAUGHT} {_CLEAN} --objective {_objective}", FIRST)
 ROWS |= {
-    "self-teacher": ("self --stages teacher", (0,)),
-    "self-student": (f"self --stages student --teacher {RUNS}/self-teacher-seed0", (0,)),
-    "long-soft": (f"{_TAUGHT} {_SHIFTED} {_LONG}", SEEDS),
-    "long-hard": (f"{_ALONE} {_LONG}", SEEDS),
+    "self-teacher": _row("self --stages teacher", FIRST),
+    "self-student": _row(f"self --stages student --teacher {RUNS}/self-teacher-seed0", FIRST),
+    "long-soft": _row(f"{_TAUGHT} {_SHIFTED} {_LONG}"),
+    "long-hard": _row(f"{_ALONE} {_LONG}"),
 }
-
-COMMANDS = {
-    f"{name}-seed{seed}": f"{arguments} --seed SEED".replace("SEED", str(seed))
-    for name, (arguments, seeds) in ROWS.items()
-    for seed in seeds
-}
+REPRODUCTION = Reproduction(ROWS, RUNS, RESULTS / "runs")
 
 
-@dataclass(frozen=True)
-class Options:
-    """Train everything and write distillation/results and distillation/pretrained anew."""
-
-    only: str = ""
-    """Train only the runs whose names begin so; results are not written."""
-    missing: bool = False
-    """Train only the runs that have no committed record, and what these learn from; the committed
-    teacher stays."""
-    collect: bool = False
-    """Train nothing: write the results of the runs that are there or have a record."""
-
-
-def known(run: str) -> dict[str, Any] | None:
-    """What a run came to, if it is finished or has a record."""
-    return recall(PROGRAM, COMMANDS[run], RUNS / run, RECORDS)
-
-
-def read(name: str) -> list[dict[str, Any]]:
-    """The runs of a row, each with what its network reached on the test digits."""
-    runs = [run for seed in ROWS[name][1] if (run := known(f"{name}-seed{seed}"))]
-    return [{**run, **run["unseen"]["teacher" if "teacher" in name else "student"]} for run in runs]
-
-
-def to_train(options: Options) -> list[str]:
-    """The names of the runs to train, in order.
-
-    Raises:
-        UserError: no name begins with ``--only``.
-    """
-    names = [name for name in COMMANDS if name.startswith(options.only)]
-    if not names:
-        raise UserError(f"--only {options.only}: no run's name begins so; {', '.join(ROWS)}")
-    if options.missing:
-        names = [name for name in names if not known(name)]
-        needed = {word for name in names for word in COMMANDS[name].split()}
-        names = [n for n in COMMANDS if n in names or str(RUNS / n) in needed]
-    return names
+def read(row: str) -> list[Record]:
+    """The runs of a row, each with its metrics on the test digits."""
+    network = "teacher" if "teacher" in row else "student"
+    return [{**run, **run["unseen"][network]} for run in REPRODUCTION.row_records(row)]
 
 
 def publish(name: str, run: str, teacher: Classifier | None = None) -> Classifier:
@@ -159,14 +120,17 @@ def publish_results() -> None:
     )
 
 
+def publish_teacher(run: str) -> None:
+    """Commit the first teacher as soon as it is trained: the others' students learn from it."""
+    if run == TEACHER:
+        publish("teacher", run)
+
+
 def main() -> None:
-    options = cli.check(
-        cli.parse(Options, sys.argv[1:], "python -m distillation.experiments.reproduce")
-    )
-    for name in to_train(options) if not options.collect else []:
-        make_sure(PROGRAM, COMMANDS[name], RUNS / name)
-        if name == TEACHER:  # before anybody learns from it
-            publish("teacher", name)
+    options = cli.read_options(Options, "distillation.experiments.reproduce")
+    names = REPRODUCTION.chosen(options)
+    if not options.collect:
+        REPRODUCTION.train(names, after=publish_teacher)
     if not options.only:
         tables.write(read, RESULTS)
         publish_results()

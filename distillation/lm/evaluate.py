@@ -2,7 +2,6 @@
 
 import json
 import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,7 +110,7 @@ def headline(metrics: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m distillation.lm.evaluate"))
+    options = cli.read_options(Options, "distillation.lm.evaluate")
     root, folder = Path(options.data), Path(options.model)
     if folder.is_dir():
         folder = folder / "model" if (folder / "checkpoints").is_dir() else folder

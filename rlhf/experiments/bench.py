@@ -5,7 +5,6 @@ memory. Every figure is measured in a process of its own, the rows in turn, roun
 ratios are of one round.
 """
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -171,7 +170,7 @@ def environment_of(row: str) -> dict[str, str]:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], f"python -m {PROGRAM}"))
+    options = cli.read_options(Options, PROGRAM)
     check(options)
     rounds = measure_rounds(
         PROGRAM,

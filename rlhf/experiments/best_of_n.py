@@ -6,7 +6,6 @@ From these scores best-of-n is known for every n at once (``overoptimisation``),
 mean and standard deviation of the rewards before any training.
 """
 
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,7 +72,7 @@ def score(
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m rlhf.experiments.best_of_n"))
+    options = cli.read_options(Options, "rlhf.experiments.best_of_n")
     if not options.gold:
         raise UserError("--gold: name one; best-of-n is measured by it")
     start, folder = time.perf_counter(), Path(options.out)

@@ -2,6 +2,7 @@
 against KL, best-of-n, and over-optimisation of the reward model."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -11,26 +12,31 @@ from torch import Tensor
 
 from rlhf.experiments import pictures
 from rlhf.experiments.overoptimisation import Fit, Method, best_of_n, best_of_n_kl, fit
+from shared.experiments.reproduce import Record, Row
 from shared.experiments.tables import write_result
 from shared.training.statistics import mean_and_standard_error
 
-Run = dict[str, Any]
 NONE_SEEN = "none seen"  # a peak beyond the data would be a guess
 
 
-class Swept(NamedTuple):
-    """The runs of one method with one beta, a run a seed."""
+@dataclass(frozen=True)
+class SweptRow(Row):
+    """Runs of one method with one beta."""
 
-    method: str
-    beta: float
-    command: str
-    runs: list[Run]
+    method: str = ""
+    beta: float = 0.0
 
 
-def write(swept: Sequence[Swept], over: Sequence[Run], samples: Run | None, results: Path) -> None:
-    """Each table and picture whose runs are there.
+def write(
+    swept: Sequence[tuple[SweptRow, list[Record]]],
+    over: Sequence[Record],
+    samples: Record | None,
+    results: Path,
+) -> None:
+    """Each table and picture whose runs are known.
 
     Args:
+        swept: the rows of the frontier, each with its runs.
         over: runs without a penalty, one a seed.
         samples: the scores that ``rlhf.experiments.best_of_n`` left.
     """
@@ -41,19 +47,17 @@ def write(swept: Sequence[Swept], over: Sequence[Run], samples: Run | None, resu
             results / "best_of_n.json", BEST_COLUMNS, best, n=len(samples["prompts"]), **about
         )
     if swept:
-        rows = [row_of(one) for one in swept]
+        rows = [row_of(row, runs) for row, runs in swept]
         write_result(results / "frontier.json", COLUMNS, rows)
         traces: dict[str, list[tuple[float, float]]] = {}
-        for one in swept:
-            traces.setdefault(one.method, []).extend(
-                (r["objective/kl"], r["rewards/gold/mean"])
-                for run in one.runs
-                for r in run["records"]
+        for row, runs in swept:
+            traces.setdefault(row.method, []).extend(
+                (r["objective/kl"], r["rewards/gold/mean"]) for run in runs for r in run["records"]
             )
         pictures.frontier(rows, traces, best, results / "frontier.png")
     if over and samples is not None:
         series = [trained_series(over, samples), best_series(best, samples)]
-        rows = [row for one in series for row in fit_rows(one)]
+        rows = [row for fitted in series for row in fit_rows(fitted)]
         write_result(results / "overoptimisation.json", FIT_COLUMNS, rows)
         pictures.overoptimisation(series, results / "overoptimisation.png")
 
@@ -79,51 +83,52 @@ COLUMNS = (
 )
 
 
-def row_of(one: Swept) -> dict[str, Any]:
+def row_of(row: SweptRow, runs: Sequence[Record]) -> dict[str, Any]:
     """Means and standard deviations over the seeds of what was measured on held-out prompts."""
-    told = [run["evaluation"] for run in one.runs]
-    gold = [e["policy"]["gold"]["mean"] for e in told]
-    kl = [e["kl"] for e in told]
-    before, spread = (mean(e["reference"]["gold"][key] for e in told) for key in ("mean", "sd"))
-    proxies = [pair for e in told if (pair := proxies_of(e))]  # DPO has none
+    measured = [run["evaluation"] for run in runs]
+    gold = [e["policy"]["gold"]["mean"] for e in measured]
+    kl = [e["kl"] for e in measured]
+    before, spread = (mean(e["reference"]["gold"][key] for e in measured) for key in ("mean", "sd"))
+    proxies = [pair for e in measured if (pair := proxies_of(e))]  # DPO has none
     reached = [
-        (ours["mean"] - theirs["mean"]) / theirs["sd"] - one.beta * x
+        (ours["mean"] - theirs["mean"]) / theirs["sd"] - row.beta * x
         for (ours, theirs), x in zip(proxies, kl if proxies else [], strict=True)
     ]
-    first = one.runs[0]
+    first = runs[0]
     return {
-        "method": one.method,
-        "beta": one.beta,
-        "n": len(told),
-        "command": one.command,
+        "method": row.method,
+        "beta": row.beta,
+        "n": len(measured),
+        "command": row.command,
         "environment": first["environment"],
         "threads": first["threads"],
-        "prompts": told[0]["prompts"],
+        "prompts": measured[0]["prompts"],
         "kl": mean(kl),
         "kl_spread": _spread(kl),
         "kl_values": kl,
-        "kl_standard_errors": [e["kl_standard_error"] for e in told],
+        "kl_standard_errors": [e["kl_standard_error"] for e in measured],
         "gold": mean(gold),
         "gold_spread": _spread(gold),
         "gold_values": gold,
-        "gold_standard_errors": [e["policy"]["gold"]["standard_error"] for e in told],
+        "gold_standard_errors": [e["policy"]["gold"]["standard_error"] for e in measured],
         "reference_gold": before,
         "reference_gold_sd": spread,
         "gain": (mean(gold) - before) / spread,
         "proxy": mean(ours["mean"] for ours, _ in proxies) if proxies else None,
         "objective": mean(reached) if reached else None,
         "objective_spread": _spread(reached),
-        "length": mean(e["policy"]["length"] for e in told),
-        "ended": mean(e["policy"]["eos_rate"] for e in told),
+        "length": mean(e["policy"]["length"] for e in measured),
+        "ended": mean(e["policy"]["eos_rate"] for e in measured),
         "examples": first["steps"] * first["config"]["batch_size"],
-        "seconds": mean(run["training_seconds"] for run in one.runs),
+        "seconds": mean(run["training_seconds"] for run in runs),
     }
 
 
-def proxies_of(told: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]] | None:
+def proxies_of(measured: Record) -> tuple[dict[str, float], dict[str, float]] | None:
     """Mean and deviation of the reward that was maximised: the policy's and the reference's."""
-    names = [name for name in told["policy"] if name not in ("gold", "length", "eos_rate")]
-    return (told["policy"][names[0]], told["reference"][names[0]]) if names else None
+    others = ("gold", "length", "eos_rate")
+    proxy = next((name for name in measured["policy"] if name not in others), None)
+    return (measured["policy"][proxy], measured["reference"][proxy]) if proxy else None
 
 
 def _wide(values: Any) -> Tensor:
@@ -146,13 +151,13 @@ BEST_COLUMNS = (
 )
 
 
-def scores_of(samples: Run) -> tuple[Tensor, Tensor]:
+def scores_of(samples: Record) -> tuple[Tensor, Tensor]:
     """Proxy and gold reward of the reference's completions: [prompts, samples] each."""
     proxy, gold = (_wide(samples[name]) for name in ("proxy", "gold"))
     return proxy, gold
 
 
-def best_rows(samples: Run) -> list[dict[str, Any]]:
+def best_rows(samples: Record) -> list[dict[str, Any]]:
     """Rewards of the best of 1, 2, 4, ... samples; the standard error is over the prompts."""
     proxy, gold = scores_of(samples)
     rows = []
@@ -203,7 +208,7 @@ def _series(
     method: Method,
     kl: Sequence[float],
     rewards: dict[str, list[float]],
-    samples: Run,
+    samples: Record,
     about: dict[str, Any],
 ) -> Series:
     d = _wide(kl).clamp(min=0).sqrt()  # below 0 by rounding at first
@@ -215,7 +220,7 @@ def _series(
     return Series(what, method, d, scaled, fits, about)
 
 
-def trained_series(over: Sequence[Run], samples: Run) -> Series:
+def trained_series(over: Sequence[Record], samples: Record) -> Series:
     """Every rollout of the runs without a penalty, all seeds together."""
     records = [(run["config"]["reward"][0], r) for run in over for r in run["records"]]
     kept = {name: over[0][name] for name in ("command", "environment")}
@@ -232,7 +237,7 @@ def trained_series(over: Sequence[Run], samples: Run) -> Series:
     )
 
 
-def best_series(best: Sequence[dict[str, Any]], samples: Run) -> Series:
+def best_series(best: Sequence[dict[str, Any]], samples: Record) -> Series:
     """Best of n by the proxy."""
     kept = {name: samples[name] for name in ("command", "environment", "seconds")}
     rewards = {name: [row[name] for row in best] for name in ("proxy", "gold")}

@@ -20,7 +20,7 @@ from shared.run.folder import write_json
 
 LARGEST = 5 * 2**20  # bytes of a committed folder
 WEIGHTS = "adapter_model.safetensors"
-Told = tuple[dict[str, Any], str]  # metrics, card
+Measured = tuple[dict[str, Any], str]  # metrics, card
 
 
 def publish_reward(run: Path) -> None:
@@ -48,7 +48,7 @@ def _about(run: Path) -> dict[str, Any]:
 
 
 def _publish(
-    run: Path, path: Path, about: Mapping[str, Any], measure: Callable[[Path], Told]
+    run: Path, path: Path, about: Mapping[str, Any], measure: Callable[[Path], Measured]
 ) -> None:
     """Round a run's adapter, measure it as it will be read, then write ``path`` in one go."""
     model, staged = run / "model", run / ".tmp-published"
@@ -85,14 +85,14 @@ def _options(about: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in about["config"].items()}
 
 
-def _measure_reward(folder: Path, about: Mapping[str, Any]) -> Told:
+def _measure_reward(folder: Path, about: Mapping[str, Any]) -> Measured:
     config = reward.Config(**_options(about))
     pairs = read_preferences("--preferences", config.preferences, held_out=True)
     metrics = reward.evaluate(folder, Path(config.data), first(pairs, config.limit))
     return metrics, reward.card(about["preset"], config, metrics)
 
 
-def _measure_policy(folder: Path, about: Mapping[str, Any]) -> Told:
+def _measure_policy(folder: Path, about: Mapping[str, Any]) -> Measured:
     config = ppo.Config(**_options(about))
     policy, tokenizer, _ = policies.load_policy(str(folder), Path(config.data))
     task = Environment(config, tokenizer, policy.model.config, config.reward, config.temperature)

@@ -8,7 +8,6 @@ gives are two questions (Tang and Munos 2025, arXiv 2506.09477), and where it is
 second (Liu et al. 2025, arXiv 2510.01555; Shah et al. 2025, arXiv 2512.21852).
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +194,7 @@ def value_table(distances: Sequence[float] = NATS) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m rlhf.experiments.study"))
+    options = cli.read_options(Options, "rlhf.experiments.study")
     out = Path(options.results)
     problem = bandit()
     schemes, values = scheme_table(problem), value_table()

@@ -1,6 +1,5 @@
 """Evaluate a run or a saved model: ``python -m shared.template.evaluate --model FOLDER``."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def load(path: Path) -> Classifier:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m shared.template.evaluate"))
+    options = cli.read_options(Options, "shared.template.evaluate")
     model = load(Path(options.model))
     digits = load_mnist(Path(options.data))
     data = split(digits, validation=0, train_size=0, test_size=options.test_size)

@@ -9,7 +9,6 @@ import fcntl
 import os
 import random
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -226,7 +225,7 @@ def counted(outcomes: list[str]) -> str:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m tests.reliability.campaign"))
+    options = cli.read_options(Options, "tests.reliability.campaign")
     processes, rows = Processes(), []
     with tempfile.TemporaryDirectory() as name:
         runs = disturbed(Path(name))

@@ -30,7 +30,7 @@ POLICY = replace(
     evaluation_prompts=4,
     reward=(str(RUNS / REWARD / "model"),),
 )
-JUDGE = reward.Config(model="smollm2", lora=2, limit=6)
+REWARD_MODEL = reward.Config(model="smollm2", lora=2, limit=6)
 
 
 def vowels(completions: list[str], **_: Any) -> list[float]:
@@ -85,7 +85,7 @@ def write_adapters() -> dict[str, Any]:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
     words, path = tiny.tokenizer(), RUNS / PUBLISHED / "model"
-    save_model(RUNS / REWARD / "model", "default", JUDGE, reward_model, words, {}, "card")
+    save_model(RUNS / REWARD / "model", "default", REWARD_MODEL, reward_model, words, {}, "card")
     save_model(path, "default", POLICY, policy.model, words, {}, "card")
     environment = Environment(POLICY, words, policy.model.config, POLICY.reward)
     prompts = read_prompts("", "movies", words, 64, held_out=True, limit=4)

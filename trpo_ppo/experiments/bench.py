@@ -7,7 +7,6 @@ Every figure is measured in a process of its own, the rows in turn, round after 
 one round. Rows of one group have the same environment, sizes and hyperparameters.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +62,7 @@ def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], f"python -m {PROGRAM}"))
+    options = cli.read_options(Options, PROGRAM)
     require()
     rounds = measure_rounds(
         PROGRAM,

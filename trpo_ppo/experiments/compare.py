@@ -8,28 +8,26 @@ that was cut off is resumed, so that the command can be stopped and called again
 """
 
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
 from shared import cli
 from shared.config import Count
-from shared.experiments.reproduce import complete, make_all_sure, recall
+from shared.experiments import reproduce
+from shared.experiments.reproduce import Record, Reproduction, Row
 from shared.experiments.tables import write_result
-from shared.run.environment import describe
 from trpo_ppo.experiments.peers import NAMES, require
 
 RUNS = Path("runs/compare-ppo")
 RESULTS = Path("trpo_ppo/results")
-RECORDS = RESULTS / "compared"
 TASKS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
 
 
 @dataclass(frozen=True)
-class Options:
-    """Train ours and theirs on every task and write trpo_ppo/results/quality.json anew."""
+class Options(reproduce.Options):
+    """Train ours and theirs on every task and write trpo_ppo/results/quality.json."""
 
     steps: Count = 300_000
     """Environment steps of a run."""
@@ -37,38 +35,44 @@ class Options:
     """Runs of each task and training loop."""
     jobs: Count = 2
     """Runs at a time, each on one thread."""
-    missing: bool = False
-    """Train only the runs that have no committed record."""
-    collect: bool = False
-    """Train nothing: write the results of the runs that are there or have a record; a row one of
-    whose runs is missing is left out."""
 
 
-class Row(NamedTuple):
-    """A training loop on a task; its name in run folders is ``key``."""
+@dataclass(frozen=True)
+class LoopRow(Row):
+    """A training loop on a task."""
 
-    task: str
-    algo: str
-    ours: bool
-
-    @property
-    def key(self) -> str:
-        return f"{self.task}-{self.algo}-{'ours' if self.ours else 'peer'}"
+    task: str = ""
+    algo: str = ""
+    ours: bool = True
 
     @property
     def name(self) -> str:
         return f"ours, {self.algo}" if self.ours else NAMES[self.algo]
 
-    def run(self, seed: int, steps: int) -> tuple[str, str, Path]:
-        """Program, arguments and folder."""
-        program, preset = (
-            ("trpo_ppo.train", "default ") if self.ours else ("trpo_ppo.experiments.peers", "")
-        )
-        arguments = f"{preset}--env {self.task} --algo {self.algo} --seed {seed} --steps {steps}"
-        return program, arguments, RUNS / str(steps) / f"{self.key}-seed{seed}"
+
+def reproduction(options: Options) -> Reproduction:
+    """A row of runs for every task, algorithm and training loop."""
+    loops = {True: "trpo_ppo.train default", False: "trpo_ppo.experiments.peers"}
+    rows = {}
+    for task in TASKS:
+        for algo in NAMES:
+            for ours, loop in loops.items():
+                program, _, preset = loop.partition(" ")
+                arguments = (
+                    f"{preset} --env {task} --algo {algo} --seed SEED --steps {options.steps}"
+                )
+                rows[f"{task}-{algo}-{'ours' if ours else 'peer'}"] = LoopRow(
+                    program,
+                    arguments.strip(),
+                    range(options.seeds),
+                    task=task,
+                    algo=algo,
+                    ours=ours,
+                )
+    steps = str(options.steps)
+    return Reproduction(rows, RUNS / steps, RESULTS / "compared" / steps)
 
 
-ROWS = [Row(task, algo, ours) for task in TASKS for algo in NAMES for ours in (True, False)]
 COLUMNS = [
     ("task", "task", ""),
     ("name", "training loop", ""),
@@ -83,12 +87,7 @@ COLUMNS = [
 ]
 
 
-def known(row: Row, seed: int, steps: int) -> dict[str, Any] | None:
-    """What a run came to, if it is finished or has a record."""
-    return recall(*row.run(seed, steps), RECORDS / str(steps))
-
-
-def table_row(row: Row, runs: list[dict[str, Any]]) -> dict[str, Any]:
+def table_row(row: LoopRow, runs: list[Record]) -> dict[str, Any]:
     """The mean of each run's episodes, over seeds."""
     scores = [run["evaluation"]["deterministic"] for run in runs]
     seconds = [run["training_seconds"] for run in runs]
@@ -120,40 +119,30 @@ def beside_peer(rows: list[dict[str, Any]]) -> None:
             row["spread"] = math.sqrt((row["sd"] ** 2 + peer["sd"] ** 2) / 2)
 
 
-def collect(options: Options) -> None:
+def collect(runs: Reproduction, options: Options) -> None:
     """quality.json, of the rows that have all their runs."""
-    seeds, by_key = range(options.seeds), {row.key: row for row in ROWS}
-    runs = {
-        f"{row.key}-seed{seed}": known(row, seed, options.steps) for row in ROWS for seed in seeds
-    }
-    there = {name: run for name, run in runs.items() if run}
-    wanted = {key: [f"{key}-seed{seed}" for seed in seeds] for key in by_key}
-    whole = complete(wanted, RUNS / str(options.steps), there.__contains__)
-    rows = [table_row(by_key[key], [there[name] for name in wanted[key]]) for key in whole]
+    complete = runs.complete_rows({row: runs.names(row) for row in runs.rows})
+    rows = [
+        table_row(row, complete[name])
+        for name, row in runs.rows.items()
+        if isinstance(row, LoopRow) and name in complete
+    ]
     beside_peer(rows)
-    write_result(
-        RESULTS / "quality.json",
-        COLUMNS,
-        rows,
-        steps=options.steps,
-        seeds=options.seeds,
-        environment=describe(),
-    )
+    environment = next(iter(complete.values()))[0]["environment"]
+    about = {"steps": options.steps, "seeds": options.seeds, "environment": environment}
+    write_result(RESULTS / "quality.json", COLUMNS, rows, **about)
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m trpo_ppo.experiments.compare"))
+    options = cli.read_options(Options, "trpo_ppo.experiments.compare")
+    runs = reproduction(options)
+    names = runs.chosen(options)
     if not options.collect:
         require()
-        runs = [
-            row.run(seed, options.steps)
-            for seed in range(options.seeds)
-            for row in ROWS
-            if not (options.missing and known(row, seed, options.steps))
-        ]
-        make_all_sure(runs, options.jobs)
-    collect(options)
-    print(f"results in {RESULTS / 'quality.json'}; now: make tables")
+        runs.train_in_parallel(names, options.jobs)
+    if not options.only:
+        collect(runs, options)
+        print(f"results in {RESULTS / 'quality.json'}; now: make tables")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the mean of the KL over a Gaussian's dimensions where the KL is their sum; it is
 
 import importlib.util
 import math
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -142,7 +141,7 @@ def train(config: Config) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m trpo_ppo.experiments.peers"))
+    options = cli.read_options(Options, "trpo_ppo.experiments.peers")
     require()
     folder = Path(options.out)
     if folder.exists():

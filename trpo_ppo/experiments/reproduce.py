@@ -8,7 +8,6 @@ steps takes five to eight minutes of one core; --jobs of them are trained at a t
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,9 @@ import numpy as np
 
 from shared import cli
 from shared.config import Count
-from shared.errors import UserError
-from shared.experiments.reproduce import complete, make_all_sure, recall
+from shared.experiments import reproduce
+from shared.experiments.reproduce import Record, Reproduction, Row
 from shared.experiments.tables import write_result
-from shared.run.environment import describe
 from shared.run.folder import read_metrics
 from trpo_ppo import pictures
 from trpo_ppo.envs import Environments, columns
@@ -28,7 +26,6 @@ from trpo_ppo.network import Array
 
 RUNS = Path("runs/reproduce-ppo")
 RESULTS = Path("trpo_ppo/results")
-RECORDS = RESULTS / "runs"
 TASKS = tuple(
     """
     HalfCheetah-v5 Hopper-v5 InvertedDoublePendulum-v5 InvertedPendulum-v5 Reacher-v5 Swimmer-v5
@@ -49,8 +46,8 @@ RANDOM_EPISODES = 100
 
 
 @dataclass(frozen=True)
-class Options:
-    """Train every constraint on every task and write trpo_ppo/results anew."""
+class Options(reproduce.Options):
+    """Train every constraint on every task and write trpo_ppo/results."""
 
     steps: Count = 1_000_000
     """Environment steps of a run (the paper's: one million)."""
@@ -58,21 +55,21 @@ class Options:
     """Runs of each task and constraint (the paper's: 3)."""
     jobs: Count = 2
     """Runs at a time, each on one thread."""
-    only: str = ""
-    """Train only the runs whose names contain this; results are not written."""
-    missing: bool = False
-    """Train only the runs that have no committed record."""
-    collect: bool = False
-    """Train nothing: write the results of the runs that are there or have a record; a constraint
-    one of whose runs is missing is left out."""
 
 
-def command(variant: str, task: str, seed: int, steps: int) -> str:
-    return f"{VARIANTS[variant][1]} --env {task} --seed {seed} --steps {steps}"
-
-
-def name_of(variant: str, task: str, seed: int) -> str:
-    return f"{task}-{variant}-seed{seed}"
+def reproduction(options: Options) -> Reproduction:
+    """A row of runs for every task and constraint."""
+    rows = {
+        f"{task}-{variant}": Row(
+            "trpo_ppo.train",
+            f"{arguments} --env {task} --seed SEED --steps {options.steps}",
+            range(options.seeds),
+        )
+        for task in TASKS
+        for variant, (_, arguments, _) in VARIANTS.items()
+    }
+    steps = str(options.steps)
+    return Reproduction(rows, RUNS / steps, RESULTS / "runs" / steps, reduced)
 
 
 def reduced(folder: Path) -> dict[str, float]:
@@ -88,13 +85,6 @@ def reduced(folder: Path) -> dict[str, float]:
         "failed_steps": sum(r.get("failed_steps", 0.0) for r in records),
         "seconds": summary["training_seconds"],
     }
-
-
-def known(variant: str, task: str, seed: int, steps: int) -> dict[str, float] | None:
-    """What a run came to, if it is finished or has a record."""
-    folder = RUNS / str(steps) / name_of(variant, task, seed)
-    records = RECORDS / str(steps)
-    return recall("trpo_ppo.train", command(variant, task, seed, steps), folder, records, reduced)
 
 
 def random_score(task: str) -> float:
@@ -139,18 +129,13 @@ def collect(options: Options) -> None:
     Raises:
         UserError: none has all its runs.
     """
-    root, seeds = RUNS / str(options.steps), range(options.seeds)
-    found = {
-        name_of(variant, task, seed): known(variant, task, seed, options.steps)
-        for variant in VARIANTS
-        for task in TASKS
-        for seed in seeds
-    }
-    there = {name: run for name, run in found.items() if run}
-    wanted = {v: [name_of(v, task, seed) for task in TASKS for seed in seeds] for v in VARIANTS}
-    runs = {
-        variant: [[there[name_of(variant, task, seed)] for seed in seeds] for task in TASKS]
-        for variant in complete(wanted, root, there.__contains__)
+    all_runs = reproduction(options)
+    complete = all_runs.complete_rows(
+        {v: [run for task in TASKS for run in all_runs.names(f"{task}-{v}")] for v in VARIANTS}
+    )
+    runs: dict[str, list[list[Record]]] = {  # [tasks][seeds] of each constraint
+        variant: [records[i : i + options.seeds] for i in range(0, len(records), options.seeds)]
+        for variant, records in complete.items()
     }
     scores = {
         name: np.array([[r["score"] for r in task] for task in of]) for name, of in runs.items()
@@ -160,7 +145,7 @@ def collect(options: Options) -> None:
     about = {
         "steps": options.steps,
         "seeds": options.seeds,
-        "environment": describe(),
+        "environment": next(iter(complete.values()))[0]["environment"],
         "random": dict(zip(TASKS, random.tolist(), strict=True)),
     }
     rows, tasks = [], []
@@ -217,27 +202,11 @@ def collect(options: Options) -> None:
 
 
 def main() -> None:
-    options = cli.check(
-        cli.parse(Options, sys.argv[1:], "python -m trpo_ppo.experiments.reproduce")
-    )
-    wanted = {
-        name_of(variant, task, seed): (variant, task, seed, options.steps)
-        for seed in range(options.seeds)
-        for task in TASKS
-        for variant in VARIANTS
-    }
-    chosen = {name: run for name, run in wanted.items() if options.only in name}
-    if not chosen:
-        raise UserError(f"--only {options.only}: is in no run's name; {', '.join(wanted)}")
+    options = cli.read_options(Options, "trpo_ppo.experiments.reproduce")
+    runs = reproduction(options)
+    names = runs.chosen(options)
     if not options.collect:
-        make_all_sure(
-            [
-                ("trpo_ppo.train", command(*run), RUNS / str(options.steps) / name)
-                for name, run in chosen.items()
-                if not (options.missing and known(*run))
-            ],
-            options.jobs,
-        )
+        runs.train_in_parallel(names, options.jobs)
     if not options.only:
         collect(options)
         print(f"results in {RESULTS}; now: make tables")

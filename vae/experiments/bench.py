@@ -5,7 +5,6 @@ is measured in a process of its own, the rows in turn, round after round; ratios
 """
 
 import importlib.util
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,7 +92,7 @@ def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], f"python -m {PROGRAM}"))
+    options = cli.read_options(Options, PROGRAM)
     if importlib.util.find_spec("pythae") is None:
         raise UserError("pythae is not installed: `make bench-vae` installs requirements-bench.txt")
     load_mnist(Path(options.data))  # fetched or refused before anything is timed

@@ -4,17 +4,20 @@ Runs that are finished are kept, one that was cut off is resumed, so that the co
 stopped and called again. About three hours on two cores.
 """
 
-import json
 import shutil
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from shared import cli
-from shared.errors import UserError
-from shared.experiments.reproduce import make_sure, read_run
+from shared.experiments.reproduce import (
+    Options,
+    Record,
+    Reproduction,
+    Row,
+    is_finished,
+    read_config,
+)
 from shared.experiments.tables import write_result
 from vae import pictures
 
@@ -26,55 +29,52 @@ BETAS = (0.25, 0.5, 1, 2, 4, 8)
 VIB_BETAS = (0, 1e-3, 1e-2, 1e-1)
 VIB_NETWORKS = {"vib": "MLP of the paper", "vib-conv": "convolutional"}  # preset: what it is
 
-COMMANDS = (
-    {f"default-seed{seed}": f"default --seed {seed}" for seed in SEEDS}
-    | {f"beta-{beta:g}": f"default --beta {beta:g} --epochs 20" for beta in BETAS}
+ARGUMENTS = (
+    {f"beta-{beta:g}": f"default --beta {beta:g} --epochs 20" for beta in BETAS}
     | {f"{vib}-{beta:g}": f"{vib} --beta {beta:g}" for vib in VIB_NETWORKS for beta in VIB_BETAS}
     | {"paper": "paper --samples 5 --epochs 36 --evaluation-samples 500"}  # 70 minutes on a core
 )
+ROWS = {"default": Row("vae.train", "default --seed SEED", SEEDS)} | {
+    name: Row("vae.train", arguments) for name, arguments in ARGUMENTS.items()
+}
 IWAE = "Burda et al. 2015, Table 1"
 ALEMI = "Alemi et al. 2016, Table 1"
 
 
-@dataclass(frozen=True)
-class Options:
-    """Train everything and write vae/results and vae/pretrained anew."""
-
-    only: str = ""
-    """Train only the runs whose names begin so; results are not written."""
-    collect: bool = False
-    """Train nothing: write the results of the runs that are there."""
+def _details(folder: Path) -> Record:
+    return {"samples_in_training": read_config(folder)["samples"]}
 
 
-def train(name: str) -> None:
-    """Make sure that the run is there and finished."""
-    make_sure("vae.train", COMMANDS[name], RUNS / name)
+REPRODUCTION = Reproduction(ROWS, RUNS, RESULTS / "runs", _details)
 
 
-def read(name: str) -> dict[str, Any]:
-    """One run: its metrics on the test digits, what it cost and where it ran."""
-    run = read_run("vae.train", COMMANDS[name], RUNS / name)
-    config = json.loads((RUNS / name / "config.json").read_text())["config"]
-    return {
-        "run": name,
-        "command": run["command"],
-        "seconds": run["training_seconds"],
-        "environment": run["environment"],
-        "samples_in_training": config["samples"],
-        **run["unseen"],
-    }
+def read(row: str) -> list[Record]:
+    """The runs of a row: metrics on the test digits, what each cost and where it ran."""
+    return [
+        {
+            "run": run["run"],
+            "command": run["command"],
+            "seconds": run["training_seconds"],
+            "environment": run["environment"],
+            "samples_in_training": run["samples_in_training"],
+            **run["unseen"],
+        }
+        for run in REPRODUCTION.complete_rows({row: REPRODUCTION.names(row)})[row]
+    ]
 
 
 def headline() -> None:
     """Each headline number with its spread, the paper's beside it, the command and the machine."""
-    seeds = [read(f"default-seed{seed}") for seed in SEEDS]
+    seeds = read("default")
     values = [run["log_likelihood"] for run in seeds]
-    paper = read("paper")
+    (paper,) = read("paper")
 
-    def row(what: str, run: dict[str, Any], reference: float, source: str, **own: Any) -> Any:
+    def row(
+        what: str, run: Record, reference: float, source: str, **measured: Any
+    ) -> dict[str, Any]:
         kept = {key: run[key] for key in ("command", "seconds", "environment", "digits")}
         kept["threads"] = run["environment"]["torch_threads"]
-        return {"what": what, "reference": reference, "source": source, **kept, **own}
+        return {"what": what, "reference": reference, "source": source, **kept, **measured}
 
     likelihood = {"metric": "test log-likelihood", "unit": "nats"}
     rows = [
@@ -104,8 +104,8 @@ def headline() -> None:
         ),
     ]
     for vib, network in VIB_NETWORKS.items():
-        sweep = [(beta, read(f"{vib}-{beta:g}")) for beta in VIB_BETAS]
-        beta, best = min(sweep, key=lambda one: one[1]["errors"])
+        sweep = [(beta, run) for beta in VIB_BETAS for run in read(f"{vib}-{beta:g}")]
+        beta, best = min(sweep, key=lambda run: run[1]["errors"])
         percent = best["error_percent"]
         rows.append(
             row(
@@ -139,7 +139,7 @@ def headline() -> None:
 
 def sweeps() -> None:
     """Rate against distortion over beta, and error against beta of the information bottleneck."""
-    betas = [{"beta": beta, **read(f"beta-{beta:g}")} for beta in BETAS]
+    betas = [{"beta": beta, **run} for beta in BETAS for run in read(f"beta-{beta:g}")]
     columns = [
         ("beta", "beta", "g"),
         ("rate", "rate", ".2f"),
@@ -154,9 +154,10 @@ def sweeps() -> None:
     pictures.rate_distortion(betas, RESULTS / "rate_distortion.png")
 
     vib = [
-        {"network": network, "beta": beta, **read(f"{preset}-{beta:g}")}
+        {"network": network, "beta": beta, **run}
         for preset, network in VIB_NETWORKS.items()
         for beta in VIB_BETAS
+        for run in read(f"{preset}-{beta:g}")
     ]
     columns = [
         ("network", "network", ""),
@@ -172,22 +173,23 @@ def sweeps() -> None:
 
 
 def publish() -> None:
-    """The headline models to vae/pretrained, the default run's pictures to vae/results."""
+    """The headline models that are here to vae/pretrained, pictures to vae/results."""
     published = {"default": "default-seed0", "paper": "paper", "vib": "vib-conv-0.001"}
     for name, run in published.items():
-        shutil.rmtree(PRETRAINED / name, ignore_errors=True)
-        shutil.copytree(RUNS / run / "model", PRETRAINED / name)
+        if is_finished(RUNS / run):
+            shutil.rmtree(PRETRAINED / name, ignore_errors=True)
+            shutil.copytree(RUNS / run / "model", PRETRAINED / name)
+    drawn = RUNS / published["default"]
     for picture in ("curves", "samples", "reconstructions", "traversals", "interpolation"):
-        shutil.copy(RUNS / "default-seed0" / "pictures" / f"{picture}.png", RESULTS)
+        if is_finished(drawn):
+            shutil.copy(drawn / "pictures" / f"{picture}.png", RESULTS)
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m vae.experiments.reproduce"))
-    names = [name for name in COMMANDS if name.startswith(options.only)]
-    if not names:
-        raise UserError(f"--only {options.only}: no run's name begins so; {', '.join(COMMANDS)}")
-    for name in names if not options.collect else []:
-        train(name)
+    options = cli.read_options(Options, "vae.experiments.reproduce")
+    names = REPRODUCTION.chosen(options)
+    if not options.collect:
+        REPRODUCTION.train(names)
     if not options.only:
         headline()
         sweeps()

@@ -6,7 +6,6 @@ student's hidden states and output weights. CPU-seconds of one thread and peak e
 figure in a process of its own, the rows in turn, round after round; ratios are of one round.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +139,7 @@ def name_of(method: str, vocabulary: int) -> str:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], f"python -m {PROGRAM}"))
+    options = cli.read_options(Options, PROGRAM)
     sizes = {name_of(m, size): (m, size) for size in options.vocabularies for m in METHODS}
     rounds = measure_rounds(
         PROGRAM,

@@ -6,9 +6,6 @@ The same student, text, steps and learning rates; the objective alone differs. R
 finished are kept, one that was cut off is resumed. About six hours of one core.
 """
 
-import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +17,18 @@ from distillation.lm.data import read_blocks
 from distillation.lm.evaluate import evaluate
 from distillation.lm.model import load, start_student
 from shared import cli
-from shared.errors import UserError
-from shared.experiments.reproduce import make_sure, recall
+from shared.experiments.reproduce import Options, Record, Reproduction, Row, read_config
 from shared.experiments.tables import write_result
 from shared.run.folder import read_metrics
 
 PROGRAM = "distillation.lm.train"
 RUNS = Path("runs/reproduce-distill-lm")
 RESULTS = Path("distillation/lm/results")
-RECORDS = RESULTS / "runs"
-COMMANDS = {
-    "forward": "default",
-    "ce": "default --objective ce",
-    "reverse": "default --objective reverse",
-    "js": "default --objective js",
+ROWS = {
+    "forward": Row(PROGRAM, "default"),
+    "ce": Row(PROGRAM, "default --objective ce"),
+    "reverse": Row(PROGRAM, "default --objective reverse"),
+    "js": Row(PROGRAM, "default --objective js"),
 }
 COLUMNS = (
     ("what", "trained to minimise", ""),
@@ -48,26 +43,11 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Options:
-    """Train everything and write distillation/lm/results anew."""
-
-    only: str = ""
-    """Train only the runs whose names begin so; results are not written."""
-    missing: bool = False
-    """Train only the runs that have no committed record."""
-    collect: bool = False
-    """Train nothing: write the results of the runs that are there or have a record."""
+def _details(folder: Path) -> Record:
+    return {"config": read_config(folder), "records": read_metrics(folder)}
 
 
-def known(name: str) -> dict[str, Any] | None:
-    """What a run came to, its options and its curve, if it is finished or has a record."""
-
-    def more(folder: Path) -> dict[str, Any]:
-        config = json.loads((folder / "config.json").read_text())["config"]
-        return {"config": config, "records": read_metrics(folder)}
-
-    return recall(PROGRAM, COMMANDS[name], RUNS / name, RECORDS, more)
+REPRODUCTION = Reproduction(ROWS, RUNS, RESULTS / "runs", _details)
 
 
 def untrained() -> dict[str, Any]:
@@ -81,13 +61,11 @@ def untrained() -> dict[str, Any]:
 
 def collect() -> None:
     """The table, the picture and the sizes and speeds of student and teacher."""
-    finished = {name: run for name in COMMANDS if (run := known(name))}
-    if not finished:
-        raise UserError(f"--collect: no finished run in {RUNS}, no record in {RECORDS}")
+    finished = REPRODUCTION.complete_rows({name: [name] for name in ROWS})
     before = untrained()
     rows: list[dict[str, Any]] = [{"what": "untrained", "trained_on": 0, "n": 1, **before}]
     curves = {}
-    for name, run in finished.items():
+    for name, (run,) in finished.items():
         config = run["config"]
         trained_on = config["epochs"] * config["epoch_blocks"] * config["length"]
         kept = {key: run[key] for key in ("command", "environment", "training_seconds", "threads")}
@@ -114,16 +92,10 @@ def collect() -> None:
 
 
 def main() -> None:
-    options = cli.check(
-        cli.parse(Options, sys.argv[1:], "python -m distillation.lm.experiments.reproduce")
-    )
-    names = [name for name in COMMANDS if name.startswith(options.only)]
-    if not names:
-        raise UserError(f"--only {options.only}: no run's name begins so; {', '.join(COMMANDS)}")
-    for name in names if not options.collect else []:
-        if options.missing and known(name):
-            continue
-        make_sure(PROGRAM, COMMANDS[name], RUNS / name)
+    options = cli.read_options(Options, "distillation.lm.experiments.reproduce")
+    names = REPRODUCTION.chosen(options)
+    if not options.collect:
+        REPRODUCTION.train(names)
     if not options.only:
         collect()
 

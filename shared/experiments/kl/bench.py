@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -161,7 +160,7 @@ def summary(
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m shared.experiments.kl.bench"))
+    options = cli.read_options(Options, "shared.experiments.kl.bench")
     if options.smoke:
         options = replace(
             options,

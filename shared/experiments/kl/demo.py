@@ -9,7 +9,6 @@ sampled: integrals are sums over a grid in float64.
 """
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,7 +226,7 @@ def shift_table() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    options = cli.check(cli.parse(Options, sys.argv[1:], "python -m shared.experiments.kl.demo"))
+    options = cli.read_options(Options, "shared.experiments.kl.demo")
     out = Path(options.out)
     tables = {
         "demo.json": (FIT_COLUMNS, fit_table(SEPARATIONS)),

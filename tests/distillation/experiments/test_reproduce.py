@@ -1,96 +1,51 @@
-"""The reproduction's commands are valid and in order; finished runs are kept, cut ones resumed."""
+"""The reproduction's commands are valid and in order; tables have the rows whose runs are known."""
 
 import json
-import subprocess
 from pathlib import Path
 from statistics import mean, stdev
-from types import SimpleNamespace
 
 import pytest
 
 from distillation.config import PRESETS
-from distillation.experiments import reproduce as distillation
-from distillation.experiments import tables
-from distillation.experiments.reproduce import COMMANDS, PROGRAM, ROWS, RUNS
+from distillation.experiments import reproduce, tables
+from distillation.experiments.reproduce import PROGRAM, REPRODUCTION, ROWS, RUNS
 from shared import cli
-from shared.errors import UserError
-from shared.experiments import reproduce
+from shared.experiments.reproduce import Options
 
 
 def test_every_command_is_valid_and_finds_its_teacher():
     trained = []
-    for name, arguments in COMMANDS.items():
-        _, config = cli.read_config(PRESETS, PROGRAM, arguments.split())
+    for name, run in REPRODUCTION.runs.items():
+        _, config = cli.read_config(PRESETS, PROGRAM, run.arguments.split())
         if config.teacher:
             assert config.teacher in ["pretrained"] + [str(RUNS / earlier) for earlier in trained]
         trained.append(name)
 
 
-def test_missing_runs_bring_their_teacher(monkeypatch: pytest.MonkeyPatch):
-    there = {name for name in COMMANDS if "teacher" in name} | {"plain-soft-seed0"}
-    there -= {"mlp-teacher-seed0"}
-    monkeypatch.setattr(distillation, "known", lambda name: {} if name not in there else {"a": 1})
-    names = distillation.to_train(distillation.Options(only="plain-", missing=True))
-    assert (
-        names
-        == """
-        plain-soft-seed1 plain-soft-seed2 plain-hard-seed0 plain-hard-seed1 plain-hard-seed2
-    """.split()
-    )
-    names = distillation.to_train(distillation.Options(only="mlp-soft", missing=True))
-    assert names == ["mlp-teacher-seed0", "mlp-soft-seed0"]
-    names = distillation.to_train(distillation.Options(only="self-student", missing=True))
-    assert names == ["self-teacher-seed0", "self-student-seed0"]  # finished, but not here
-    alone = distillation.to_train(distillation.Options(only="plain-hard"))
-    assert alone == ["plain-hard-seed0", "plain-hard-seed1", "plain-hard-seed2"]
-    with pytest.raises(UserError, match="--only nothing: no run's name begins so; teacher, "):
-        distillation.to_train(distillation.Options(only="nothing"))
+def test_a_run_brings_its_teacher():
+    assert REPRODUCTION.chosen(Options(only="mlp-soft")) == ["mlp-teacher-seed0", "mlp-soft-seed0"]
+    names = REPRODUCTION.chosen(Options(only="plain-hard"))
+    assert names == ["plain-hard-seed0", "plain-hard-seed1", "plain-hard-seed2"]
+    assert REPRODUCTION.chosen(Options(missing=True)) == []  # every run has a committed record
+
+
+def test_the_first_teacher_is_committed_as_soon_as_it_is_trained(monkeypatch: pytest.MonkeyPatch):
+    published = []
+    monkeypatch.setattr(reproduce, "publish", lambda *names: published.append(names))
+    for name in REPRODUCTION.runs:
+        reproduce.publish_teacher(name)
+    assert published == [("teacher", "teacher-seed0")]
 
 
 def test_a_distilled_row_and_its_baseline_differ_in_the_loss_alone():
     for soft, hard in (("plain", "plain"), ("default", "default"), ("long", "long")):
         (_, a), (_, b) = (
-            cli.read_config(PRESETS, PROGRAM, COMMANDS[f"{name}-seed0"].split())
+            cli.read_config(PRESETS, PROGRAM, REPRODUCTION.runs[f"{name}-seed0"].arguments.split())
             for name in (f"{soft}-soft", f"{hard}-hard")
         )
         ours, theirs = a.recipe("student"), b.recipe("student")
         assert ours._replace(alpha=0.0) == theirs
         assert ours.alpha == 1
-
-
-def calls(monkeypatch: pytest.MonkeyPatch, code: int = 0) -> list[list[str]]:
-    made: list[list[str]] = []
-
-    def run(command: list[str], check: bool) -> SimpleNamespace:
-        assert not check
-        made.append(command[1:])
-        return SimpleNamespace(returncode=code)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    return made
-
-
-def test_runs_are_trained_resumed_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    made, folder = calls(monkeypatch), tmp_path / "run"
-    reproduce.make_sure("x.train", "smoke --seed 1", folder)
-    assert made.pop() == ["-m", "x.train", "smoke", "--seed", "1", "--out", str(folder)]
-    (folder / "checkpoints").mkdir(parents=True)  # killed before its first checkpoint
-    reproduce.make_sure("x.train", "smoke --seed 1", folder)
-    assert made.pop()[-2:] == ["--out", str(folder)]
-    assert not folder.exists()
-    (folder / "checkpoints/step-00000003").mkdir(parents=True)
-    (folder / "checkpoints/step-00000003/manifest.json").write_text("{}")
-    reproduce.make_sure("x.train", "smoke --seed 1", folder)
-    assert made.pop() == ["-m", "x.train", "--resume", str(folder)]
-    (folder / "summary.json").write_text("{}")
-    reproduce.make_sure("x.train", "smoke --seed 1", folder)
-    assert made == []
-
-
-def test_a_failed_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    calls(monkeypatch, code=3)
-    with pytest.raises(UserError, match="run alone ended with exit code 3"):
-        reproduce.make_sure("x.train", "smoke", tmp_path / "alone")
 
 
 def fake(errors: int) -> dict[str, object]:

@@ -45,7 +45,7 @@ def test_what_is_published_is_what_was_measured() -> None:
     assert f"{told['kl']:.2f} +-" in card
 
     judged = json.loads((rewards.PRETRAINED / "metrics.json").read_text())
-    assert judged["pairs"] == made_up.JUDGE.limit
+    assert judged["pairs"] == made_up.REWARD_MODEL.limit
     assert f"accuracy {judged['accuracy']:.3f}" in (rewards.PRETRAINED / "README.md").read_text()
 
 

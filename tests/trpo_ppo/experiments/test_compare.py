@@ -16,17 +16,22 @@ from trpo_ppo.config import presets
 from trpo_ppo.experiments import compare, peers
 from trpo_ppo.experiments.peers import build, require
 
+OPTIONS = compare.Options(steps=5000, seeds=2)
+
 
 def test_commands_are_valid_and_differ_in_the_program_alone():
-    for row in compare.ROWS:
-        program, arguments, folder = row.run(seed=2, steps=5000)
+    runs = compare.reproduction(OPTIONS)
+    assert runs.folder == compare.RUNS / "5000"
+    assert len(runs.rows) == 12
+    for name, row in runs.rows.items():
+        program, arguments, _ = runs.runs[f"{name}-seed1"]
         if row.ours:
             assert program == "trpo_ppo.train"
             _, config = cli.read_config(presets(row.task, row.algo), program, arguments.split())
             assert (config.env, config.algo, config.seed, config.steps) == (
                 row.task,
                 row.algo,
-                2,
+                1,
                 5000,
             )
             ours = arguments.removeprefix("default ")
@@ -35,8 +40,6 @@ def test_commands_are_valid_and_differ_in_the_program_alone():
             options = cli.parse(peers.Options, arguments.split(), program)
             assert (options.env, options.algo) == (row.task, row.algo)
             assert arguments == ours
-        assert folder == compare.RUNS / "5000" / f"{row.key}-seed2"
-    assert len({row.key for row in compare.ROWS}) == 12
 
 
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
@@ -98,12 +101,11 @@ def test_without_the_peers_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPa
         require()
 
 
-def finished(row: compare.Row, seed: int, score: float) -> None:
-    folder = row.run(seed, 5000)[2]
+def finished(folder: Path, ours: bool, seed: int, score: float) -> None:
     folder.mkdir(parents=True)
-    training = {"score": score - 1} | ({"environment_steps": 6144} if row.ours else {})
+    training = {"score": score - 1} | ({"environment_steps": 6144} if ours else {})
     summary = {
-        "steps": 3 if row.ours else 6144,
+        "steps": 3 if ours else 6144,
         "training": training,
         "training_seconds": 2.0 + seed,
         "evaluation": {"deterministic": score, "episodes": 20},
@@ -115,15 +117,15 @@ def finished(row: compare.Row, seed: int, score: float) -> None:
 def test_a_row_beside_its_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(compare, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(compare, "RESULTS", tmp_path)
-    monkeypatch.setattr(compare, "RECORDS", tmp_path / "compared")
-    ours, theirs, alone, *_ = compare.ROWS
+    runs = compare.reproduction(OPTIONS)
+    ours, theirs, alone, *_ = runs.rows
     for row, scores in {ours: (10.0, 30.0), theirs: (12.0, 14.0), alone: (1.0, 2.0)}.items():
         for seed, score in enumerate(scores):
-            finished(row, seed, score)
-    compare.collect(compare.Options(steps=5000, seeds=2, collect=True))
+            finished(runs.folder / f"{row}-seed{seed}", row.endswith("ours"), seed, score)
+    compare.collect(runs, OPTIONS)
     result = json.loads((tmp_path / "quality.json").read_text())
     (tmp_path / "runs").rename(tmp_path / "elsewhere")
-    compare.collect(compare.Options(steps=5000, seeds=2, collect=True))  # from the records
+    compare.collect(runs, OPTIONS)  # from the records
     assert json.loads((tmp_path / "quality.json").read_text())["rows"] == result["rows"]
     first, second, third = result["rows"]
     assert (first["value"], first["sd"]) == (20.0, pytest.approx(200**0.5))

@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import UserError
 from trpo_ppo.experiments import reproduce
-from trpo_ppo.experiments.reproduce import TASKS, VARIANTS, command, interval, name_of, normalise
+from trpo_ppo.experiments.reproduce import TASKS, VARIANTS, Options, interval, normalise
 
 
 def test_normalised_scores_put_random_at_zero_and_the_best_run_at_one():
@@ -28,7 +28,9 @@ def test_every_run_has_a_command():
     assert len(TASKS) == 7
     assert [VARIANTS[v][2] for v in VARIANTS] == [-0.39, 0.82, 0.74, 0.71, 0.72, None, None]
     expected = "paper --algo ppo-kl --beta 0 --env Hopper-v5 --seed 2 --steps 1000"
-    assert command("none", "Hopper-v5", 2, 1000) == expected
+    runs = reproduce.reproduction(Options(steps=1000)).runs
+    assert len(runs) == len(TASKS) * len(VARIANTS) * 3
+    assert runs["Hopper-v5-none-seed2"].arguments == expected
 
 
 def finished(folder: Path, score: float) -> None:
@@ -48,16 +50,15 @@ def test_tables_have_the_constraints_with_all_their_runs(
 ):
     monkeypatch.setattr(reproduce, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(reproduce, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(reproduce, "RECORDS", tmp_path / "results/runs")
     monkeypatch.setattr(reproduce, "random_score", lambda _: 100.0)
-    options = reproduce.Options(steps=7, seeds=2, collect=True)
+    options = Options(steps=7, seeds=2, collect=True)
     with pytest.raises(UserError, match="no row has all of its runs"):
         reproduce.collect(options)
     for variant, scores in {"clip": (300.0, 500.0), "trpo": (100.0, 300.0)}.items():
         for task in TASKS:
             for seed, score in enumerate(scores):
-                finished(tmp_path / "runs/7" / name_of(variant, task, seed), score)
-    finished(tmp_path / "runs/7" / name_of("none", TASKS[0], 0), 1e9)  # one of fourteen
+                finished(tmp_path / "runs/7" / f"{task}-{variant}-seed{seed}", score)
+    finished(tmp_path / "runs/7" / f"{TASKS[0]}-none-seed0", 1e9)  # one of fourteen
     reproduce.collect(options)
     assert "left out" in capsys.readouterr().out
     table = json.loads((tmp_path / "results/table1.json").read_text())["rows"]
