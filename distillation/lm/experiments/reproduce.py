@@ -6,6 +6,7 @@ The same student, text, steps and learning rates; the objective alone differs. R
 finished are kept, one that was cut off is resumed. About six hours of one core.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from distillation.lm.model import load, start_student
 from shared import cli
 from shared.experiments.reproduce import Options, Record, Reproduction, Row, read_config
 from shared.experiments.tables import write_result
-from shared.run.folder import read_metrics
+from shared.run.folder import read_metrics, write_json
 
 PROGRAM = "distillation.lm.train"
 RUNS = Path("runs/reproduce-distill-lm")
@@ -50,20 +51,29 @@ def _details(folder: Path) -> Record:
 REPRODUCTION = Reproduction(ROWS, RUNS, RESULTS / "runs", _details)
 
 
-def untrained() -> dict[str, Any]:
-    """The student's distance from the teacher before any training, and what either costs."""
-    config = PRESETS["default"]
-    teacher, tokenizer = load("--teacher", config.teacher, Path(config.data))
-    student = start_student(config.student, config.layers, teacher, Path(config.data))
-    _, unseen = read_blocks(config, tokenizer)
-    return evaluate(student.eval(), teacher.eval(), tokenizer, unseen)
+def untrained() -> Record:
+    """The student's distance from the teacher before any training, and the cost of either.
+
+    Measured once: its record is kept with those of the runs.
+    """
+    path = REPRODUCTION.records / "untrained.json"
+    if not path.is_file():
+        config = PRESETS["default"]
+        teacher, tokenizer = load("--teacher", config.teacher, Path(config.data))
+        student = start_student(config.student, config.layers, teacher, Path(config.data))
+        _, unseen = read_blocks(config, tokenizer)
+        metrics = evaluate(student.eval(), teacher.eval(), tokenizer, unseen)
+        write_json(path, {"threads": torch.get_num_threads(), "unseen": metrics})
+    record: Record = json.loads(path.read_text())
+    return record
 
 
 def collect() -> None:
     """The table, the picture and the sizes and speeds of student and teacher."""
     finished = REPRODUCTION.complete_rows({name: [name] for name in ROWS})
     before = untrained()
-    rows: list[dict[str, Any]] = [{"what": "untrained", "trained_on": 0, "n": 1, **before}]
+    start = before["unseen"]
+    rows: list[dict[str, Any]] = [{"what": "untrained", "trained_on": 0, "n": 1, **start}]
     curves = {}
     for name, (run,) in finished.items():
         config = run["config"]
@@ -73,7 +83,7 @@ def collect() -> None:
         rows.append({"what": what, "trained_on": trained_on, "n": 1, **kept, **run["unseen"]})
         curves[name] = run["records"]
     for row in rows:
-        del row["continuations"]  # the runs' records keep them
+        row.pop("continuations", None)  # the runs' records keep them
     write_result(RESULTS / "objectives.json", COLUMNS, rows)
     pictures.curves(curves, RESULTS / "curves.png")
     columns = (
@@ -84,10 +94,10 @@ def collect() -> None:
         ("tokens_written_per_second", "tokens written per CPU-s", ",.0f"),
     )
     costs = [
-        {"who": who, "weight_mebibytes": before[who]["weight_bytes"] / 2**20, **before[who]}
+        {"who": who, "weight_mebibytes": start[who]["weight_bytes"] / 2**20, **start[who]}
         for who in ("teacher", "student")
     ]
-    write_result(RESULTS / "cost.json", columns, costs, threads=torch.get_num_threads())
+    write_result(RESULTS / "cost.json", columns, costs, threads=before["threads"])
     print(f"results in {RESULTS}; now: make tables")
 
 

@@ -10,7 +10,7 @@ from scipy.linalg import sqrtm
 
 from shared.kl.gaussian.diagonal import squared_wasserstein2_normal
 from shared.kl.gaussian.full import squared_wasserstein2_mvn
-from tests.shared.kl.random_gaussians import F64, gaussians
+from tests.shared.kl.gaussian.random_gaussians import F64, gaussians
 from tests.shared.kl.weighted_points import randn
 
 

@@ -20,7 +20,7 @@ from shared.kl.gaussian.full import (
     squared_hellinger_mvn,
     squared_wasserstein2_mvn,
 )
-from tests.shared.kl.random_gaussians import F64, gaussians
+from tests.shared.kl.gaussian.random_gaussians import F64, gaussians
 
 
 def symmetric(function):

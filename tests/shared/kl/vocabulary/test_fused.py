@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from shared.kl.categorical.discrete import kl_from_logits
 from shared.kl.vocabulary.logits import chunked_js, chunked_kl
-from tests.shared.kl.chunked_and_whole import ALL, agree, logits, value_and_gradient
+from tests.shared.kl.vocabulary.chunked_and_whole import ALL, agree, logits, value_and_gradient
 
 INF = torch.inf
 

@@ -13,7 +13,7 @@ from shared.kl.samples.estimators import (
     rao_blackwell_kl,
     sequence_kl_surrogate,
 )
-from tests.shared.kl.expectations import close, gradient
+from tests.shared.kl.samples.expectations import close, gradient
 
 LOGITS = torch.tensor([0.2, -0.5, 1.3, 0.1], dtype=torch.float64)
 REFERENCE = torch.tensor([1.0, -0.2, -0.4, 0.3], dtype=torch.float64).log_softmax(0)

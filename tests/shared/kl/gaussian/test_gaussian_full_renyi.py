@@ -14,7 +14,7 @@ from shared.kl.gaussian.full import (
     renyi_mvn,
     squared_hellinger_mvn,
 )
-from tests.shared.kl.random_gaussians import F64, gaussians
+from tests.shared.kl.gaussian.random_gaussians import F64, gaussians
 
 
 def narrow_p(seed=0):

@@ -16,7 +16,7 @@ from shared.kl.gaussian.diagonal import (
     squared_hellinger_normal,
     squared_wasserstein2_normal,
 )
-from tests.shared.kl.normals import TINY, exact_kl, f64, finite
+from tests.shared.kl.gaussian.normals import TINY, exact_kl, f64, finite
 
 
 def powers(mu_p, logvar_p, mu_q, logvar_q, order):

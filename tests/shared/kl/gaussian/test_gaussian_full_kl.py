@@ -7,7 +7,7 @@ from torch.distributions import MultivariateNormal
 from torch.distributions import kl_divergence as torch_kl
 
 from shared.kl.gaussian.full import kl_mvn, kl_mvn_from_scale_tril
-from tests.shared.kl.random_gaussians import F64, covariance, gaussians
+from tests.shared.kl.gaussian.random_gaussians import F64, covariance, gaussians
 
 mpmath.mp.dps = 60
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shared.kl.vocabulary.logits import chunked_js, chunked_kl
-from tests.shared.kl.chunked_and_whole import ALL, agree, logits, value_and_gradient
+from tests.shared.kl.vocabulary.chunked_and_whole import ALL, agree, logits, value_and_gradient
 
 
 def test_in_place_writes_the_gradient_over_the_student():

@@ -10,7 +10,7 @@ from scipy.stats import norm
 from torch.distributions import Normal, kl_divergence
 
 from shared.kl import kl_normal, kl_standard_normal, normal_log_prob
-from tests.shared.kl.normals import TINY, exact_kl, f64, finite
+from tests.shared.kl.gaussian.normals import TINY, exact_kl, f64, finite
 
 near_zero = st.floats(-(2**-10), 2**-10, width=32)
 

@@ -22,7 +22,7 @@ from shared.kl.samples.estimators import (
     rao_blackwell_kl,
     reparameterized_kl,
 )
-from tests.shared.kl.expectations import close, gradient
+from tests.shared.kl.samples.expectations import close, gradient
 
 KINDS = ["k1", "k2", "k3"]
 

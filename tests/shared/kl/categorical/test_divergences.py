@@ -18,7 +18,7 @@ from shared.kl.categorical.renyi import (
     renyi_from_logits,
     renyi_from_probs,
 )
-from tests.shared.kl.divergence_definitions import (
+from tests.shared.kl.categorical.divergence_definitions import (
     BIASED,
     DIVERGENCES,
     FAIR,
