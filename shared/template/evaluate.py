@@ -40,7 +40,7 @@ def unseen_metrics(model: Classifier, data: Split) -> dict[str, float]:
         "digits": len(labels),
         "errors": int((logits.argmax(-1) != labels).sum()),
         "cross_entropy": objective.cross_entropy(logits, labels).double().mean().item(),
-        "kl_to_uniform": objective.confidence(logits).double().mean().item(),
+        "kl_to_uniform": objective.kl_to_uniform(logits).double().mean().item(),
     }
 
 

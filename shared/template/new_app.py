@@ -15,7 +15,6 @@ from shared.errors import UserError
 
 TEMPLATE = Path("shared/template")
 TESTS = Path("tests/shared/template")
-LAST = "trpo_ppo"  # the application after which lists in pyproject.toml get the new name
 TARGETS = """
 .PHONY: train-{name} eval-{name}
 
@@ -50,12 +49,12 @@ def create(name: str, root: Path) -> None:
     if not re.fullmatch("[a-z]+", name):
         raise UserError(f"NAME {name!r}: must be a word of lower-case letters")
     if (root / name).exists() or importlib.util.find_spec(name) is not None:
-        raise UserError(f"NAME {name}: a module of this name is there already")
+        raise UserError(f"NAME {name}: a module of this name exists already")
     copy(root / TEMPLATE, root / name, name)
     copy(root / TESTS, root / "tests" / name, name)
     project, makefile = root / "pyproject.toml", root / "Makefile"
-    entered = project.read_text().replace(f'"{LAST}"', f'"{LAST}", "{name}"')
-    project.write_text(entered.replace(f"| {LAST}", f"| {LAST} | {name}"))
+    packages = re.sub(r'(= \["shared"[^]]*)\]', rf'\1, "{name}"]', project.read_text())
+    project.write_text(re.sub(r'(layers = \["[^"]*)"', rf'\1 | {name}"', packages))
     makefile.write_text(makefile.read_text() + TARGETS.format(name=name))
     for tidy in (["check", "--fix", "--select", "I"], ["format"]):  # the name decides the order
         command = [sys.executable, "-m", "ruff", *tidy, "--quiet", name, f"tests/{name}"]
@@ -68,7 +67,7 @@ def main() -> None:
     name = sys.argv[1]
     create(name, Path())
     print(
-        f"{name}/ is there: make train-{name} PRESET=smoke, then {name}/README.md; "
+        f"created {name}/: try make train-{name} PRESET=smoke, then read {name}/README.md; "
         f"its tests: .venv/bin/pytest tests/{name}"
     )
 

@@ -12,6 +12,6 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def confidence(logits: Tensor) -> Tensor:
+def kl_to_uniform(logits: Tensor) -> Tensor:
     """KL(p || uniform) = log classes - H(p), [batch]; Pereyra et al. 2017, section 3."""
     return kl_from_logits(logits, torch.zeros_like(logits))

@@ -20,7 +20,7 @@ from shared.training.seeding import permutation
 
 
 def train(preset: str, config: Config) -> None:
-    """The whole of training, from digits to the run folder's summary."""
+    """Train from the digits to the summary of the run folder."""
     accelerator = start(config)
     device = accelerator.device
     data = split(
@@ -47,9 +47,9 @@ def train(preset: str, config: Config) -> None:
             x, labels = own_rows(data.images[rows]).float() / 255, own_rows(data.labels[rows])
 
             logits = model(x).float()
-            fit = global_sum(objective.cross_entropy(logits, labels).sum()) / len(rows)
-            sure = global_sum(objective.confidence(logits).sum()) / len(rows)
-            loss = fit + config.beta * sure
+            cross_entropy = global_sum(objective.cross_entropy(logits, labels).sum()) / len(rows)
+            kl_to_uniform = global_sum(objective.kl_to_uniform(logits).sum()) / len(rows)
+            loss = cross_entropy + config.beta * kl_to_uniform
             run.refuse_non_finite(loss=loss)
             accelerator.backward(loss * world_size())  # DDP averages over processes
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
@@ -57,7 +57,7 @@ def train(preset: str, config: Config) -> None:
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-            run.stepped(loss=loss, cross_entropy=fit, kl_to_uniform=sure)
+            run.stepped(loss=loss, cross_entropy=cross_entropy, kl_to_uniform=kl_to_uniform)
 
         metrics = run.end_epoch()
         if weights := run.weights():

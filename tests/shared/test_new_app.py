@@ -108,8 +108,8 @@ def test_names() -> None:
     ("name", "said"),
     [
         ("My-App", "must be a word of lower-case letters"),
-        ("shared", "NAME shared: a module of this name is there already"),
-        ("json", "NAME json: a module of this name is there already"),
+        ("shared", "NAME shared: a module of this name exists already"),
+        ("json", "NAME json: a module of this name exists already"),
     ],
 )
 def test_names_that_are_refused(name: str, said: str, tmp_path: Path) -> None:

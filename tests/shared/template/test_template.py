@@ -23,10 +23,10 @@ TINY = """
 def test_confidence_is_the_kl_to_the_uniform_distribution() -> None:
     logits = 3 * torch.randn(20, 10, dtype=torch.float64, generator=torch.manual_seed(0))
     expected = entropy(softmax(logits.numpy(), -1), [0.1] * 10, axis=-1)
-    assert torch.allclose(objective.confidence(logits), torch.from_numpy(expected), rtol=1e-12)
-    assert torch.equal(objective.confidence(torch.full((3, 10), 7.0)), torch.zeros(3))
+    assert torch.allclose(objective.kl_to_uniform(logits), torch.from_numpy(expected), rtol=1e-12)
+    assert torch.equal(objective.kl_to_uniform(torch.full((3, 10), 7.0)), torch.zeros(3))
     sure = torch.eye(10)[:1] * 1e4
-    assert objective.confidence(sure).item() == pytest.approx(math.log(10))
+    assert objective.kl_to_uniform(sure).item() == pytest.approx(math.log(10))
 
 
 @pytest.fixture(scope="module")
