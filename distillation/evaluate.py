@@ -52,8 +52,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Every metric on the unseen digits; ``about`` holds the role and the configuration."""
     config, labels = about["config"], data.unseen_labels
-    own = outputs(model, data.unseen_images)
-    result: dict[str, Any] = metrics.of_classifier(own, labels)
+    logits = outputs(model, data.unseen_images)
+    result: dict[str, Any] = metrics.of_classifier(logits, labels)
     if about["role"] == "teacher":
         radius = config["target_radius"]
         averaged = outputs(model, data.unseen_images, radius)
@@ -62,15 +62,15 @@ def evaluate(
             "averaged_errors": metrics.errors(averaged, labels),
         }
     elif teacher is not None:
-        result |= metrics.of_pair(outputs(teacher, data.unseen_images), own)
+        result |= metrics.of_pair(outputs(teacher, data.unseen_images), logits)
     missing = [label for label in range(CLASSES) if str(label) not in config["transfer"]]
     if about["role"] != "teacher" and missing:
-        result["corrected"] = corrected(model, own, data, missing)
+        result["corrected"] = corrected(model, logits, data, missing)
     return result
 
 
 def corrected(
-    model: Classifier, own: Tensor, data: Split, missing: Sequence[int]
+    model: Classifier, logits: Tensor, data: Split, missing: Sequence[int]
 ) -> dict[str, Any]:
     """Errors before and after the biases make up for classes that were never seen.
 
@@ -78,14 +78,14 @@ def corrected(
     occurs among them. The paper's way, by the test labels, is given beside it.
     """
     labels = data.unseen_labels
-    absent = torch.zeros(CLASSES).index_fill_(0, torch.tensor(missing), 1.0).to(own)
+    absent = torch.zeros(CLASSES).index_fill_(0, torch.tensor(missing), 1.0).to(logits)
     of_missing = absent[labels] > 0
     prior = torch.bincount(data.labels, minlength=CLASSES).double() / len(data.labels)
     bias = metrics.match_prior(outputs(model, data.images), prior)
-    offset, _ = metrics.best_offset(own, labels, absent)
+    offset, _ = metrics.best_offset(logits, labels, absent)
 
     def count(bias: Tensor) -> dict[str, int]:
-        moved = own + bias
+        moved = logits + bias
         return {
             "errors": metrics.errors(moved, labels),
             "errors_on_missing": metrics.errors(moved[of_missing], labels[of_missing]),

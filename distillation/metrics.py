@@ -16,9 +16,9 @@ def errors(logits: Tensor, labels: Tensor) -> int:
 def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     """sum over bins of confidence of share |accuracy - confidence|, Guo et al. 2017, eq. 3."""
     confidence, guess = logits.double().softmax(-1).max(-1)
-    which = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    bin_index = (confidence * bins).ceil().long().clamp(1, bins) - 1
     gap = torch.zeros(bins, dtype=torch.float64, device=logits.device)
-    gap.index_add_(0, which, (guess == labels).double() - confidence)
+    gap.index_add_(0, bin_index, (guess == labels).double() - confidence)
     return (gap.abs().sum() / len(labels)).item()
 
 

@@ -38,8 +38,8 @@ class BatchNorm(nn.BatchNorm2d):
         if not self.training or world_size() == 1:
             return super().forward(x)
         wide = x.float()
-        own = wide.new_full((1,), x.numel() / x.shape[1])
-        count = global_rows(own).sum()
+        mass = wide.new_full((1,), x.numel() / x.shape[1])
+        count = global_rows(mass).sum()
         mean = global_rows(wide.sum((0, 2, 3))[None]).sum(0) / count
         centred = wide - mean[:, None, None]
         var = global_rows(centred.square().sum((0, 2, 3))[None]).sum(0) / count

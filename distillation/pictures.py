@@ -114,8 +114,8 @@ def temperatures(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axes, layers, colour in zip(
         figure.subplots(1, len(sizes), squeeze=False)[0], sizes, COLOURS, strict=False
     ):
-        own = [row for row in rows if row["layers"] == layers]
-        soft = [row for row in own if row["temperature"]]
+        layer_rows = [row for row in rows if row["layers"] == layers]
+        soft = [row for row in layer_rows if row["temperature"]]
         axes.errorbar(
             [row["temperature"] for row in soft],
             [row["value"] for row in soft],
@@ -125,7 +125,7 @@ def temperatures(rows: Sequence[dict[str, Any]], path: Path) -> None:
             color=colour,
             label="distilled",
         )
-        for row in own:
+        for row in layer_rows:
             if row["temperature"] is None:
                 axes.axhline(row["value"], ls="--", lw=1, color="#777777", label="labels alone")
         ticks = [row["temperature"] for row in soft]

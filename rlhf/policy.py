@@ -239,8 +239,8 @@ def optimizer_of(policy: Policy, lr: float, value_lr: float) -> torch.optim.Adam
     of_value = [*policy.value.parameters()]
     if policy.critic is not None:
         of_value += policy.critic.parameters()
-    known = {id(p) for p in of_value}
-    of_policy = [p for p in policy.parameters() if id(p) not in known]
+    value_parameters = {id(p) for p in of_value}
+    of_policy = [p for p in policy.parameters() if id(p) not in value_parameters]
     groups = [
         {"params": [p for p in parameters if p.requires_grad], "lr": rate, "peak_lr": rate}
         for parameters, rate in ((of_policy, lr), (of_value, value_lr))

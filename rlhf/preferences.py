@@ -155,11 +155,13 @@ def main() -> None:
         for i in range(len(texts) // n):
             prompt, rows = prompts.texts[start + i], slice(i * n, i * n + n)
             rewards = call([reward], [name], [prompt] * n, texts[rows], tokens[rows], {})
-            own = rewards[:, 0].tolist()
+            prompt_scores = rewards[:, 0].tolist()
             rng = generator("cpu", options.seed, PREFERENCE_PAIRS, start + i)
             order = torch.randperm(n * (n - 1) // 2, generator=rng).tolist()
-            pairs += pairs_of(prompt, texts[rows], own, options.pairs, options.margin, order)
-            scores += own
+            pairs += pairs_of(
+                prompt, texts[rows], prompt_scores, options.pairs, options.margin, order
+            )
+            scores += prompt_scores
     unseen = sum(is_held_out(pair.prompt) for pair in pairs)
     if not unseen or unseen == len(pairs):
         raise UserError("--count, --held-out: too few completions differ; ask for more")

@@ -100,10 +100,10 @@ def sample(
     """
     device = lm.weight.device
     tokens, attention = (x.to(device) for x in padded(prompts, padding))
-    own, states = lm.sample(
+    sampled, states = lm.sample(
         own_rows(tokens), own_rows(uniforms.to(device)), temperature, own_rows(attention), ends
     )
-    completions = cut_at_end(global_rows(own), attention, ends, padding)
+    completions = cut_at_end(global_rows(sampled), attention, ends, padding)
     return replace(completions, states=global_rows(states))
 
 

@@ -1,9 +1,11 @@
 """The same tests at the same speed on every machine, whatever ran before them.
 
-One thread and no example database. Every test and every fixture starts from the same state of the
-global generators. ``pytest --random-order SEED`` shuffles the files, and the tests in each.
+One thread and no example database. Every test starts from the same settings of torch and
+Accelerate; every test and every fixture from the same state of the global generators.
+``pytest --random-order SEED`` shuffles the files, and the tests in each.
 """
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +15,12 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from tests.golden import run_smoke
 from tests.helpers import Processes
 
-torch.set_num_threads(1)
+ENVIRONMENT = dict(os.environ)
 hypothesis.settings.register_profile(
     "zoo", derandomize=True, database=None, deadline=None, max_examples=200
 )
@@ -40,6 +43,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         rng = random.Random(seed)
         place = {path: rng.random() for path in sorted({item.path for item in items})}
         items.sort(key=lambda item: (place[item.path], rng.random()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:  # noqa: ARG001
+    """Undo what a training in this process leaves: precision, denormals, threads, variables."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(1)
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        if name not in ENVIRONMENT:
+            del os.environ[name]
 
 
 def _seed() -> None:

@@ -22,12 +22,12 @@ _QUIET = np.errstate(invalid="ignore", over="ignore")
 
 def layers(flat: Any, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
     """(weights [inputs, outputs], biases [outputs]) of each layer: views of a tensor or array."""
-    at = 0
+    start = 0
     for inputs, outputs in pairwise(sizes):
-        weights = flat[at : at + inputs * outputs].reshape(inputs, outputs)
-        at += inputs * outputs
-        yield weights, flat[at : at + outputs]
-        at += outputs
+        weights = flat[start : start + inputs * outputs].reshape(inputs, outputs)
+        start += inputs * outputs
+        yield weights, flat[start : start + outputs]
+        start += outputs
 
 
 @_QUIET

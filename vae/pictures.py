@@ -132,8 +132,8 @@ def rate_distortion(rows: Sequence[dict[str, Any]], path: Path) -> None:
     rates, distortions = [r["rate"] for r in rows], [r["distortion"] for r in rows]
     axes.plot(rates, distortions, "o-", color=COLOURS[0])
     for row in rows:
-        at = (row["rate"], row["distortion"])
-        axes.annotate(f"  beta {row['beta']:g}", at, fontsize=8, va="bottom")
+        point = (row["rate"], row["distortion"])
+        axes.annotate(f"  beta {row['beta']:g}", point, fontsize=8, va="bottom")
     best = min(r + d for r, d in zip(rates, distortions, strict=True))
     span = (min(rates), max(rates))
     axes.plot(
@@ -160,10 +160,12 @@ def bottleneck(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for network, colour in zip(
         dict.fromkeys(row["network"] for row in rows), COLOURS, strict=False
     ):
-        own = [row for row in rows if row["network"] == network]
-        betas = [row["beta"] or smallest / 10 for row in own]
-        left.plot(betas, [r["error_percent"] for r in own], "o-", color=colour, label=network)
-        right.plot(betas, [r["rate"] for r in own], "o-", color=colour, label=network)
+        network_rows = [row for row in rows if row["network"] == network]
+        betas = [row["beta"] or smallest / 10 for row in network_rows]
+        left.plot(
+            betas, [r["error_percent"] for r in network_rows], "o-", color=colour, label=network
+        )
+        right.plot(betas, [r["rate"] for r in network_rows], "o-", color=colour, label=network)
     left.axhline(1.13, ls="--", lw=1, color="#777777", label="paper, beta 1e-3")
     left.axhline(1.38, ls=":", lw=1, color="#777777", label="paper, deterministic")
     left.set_ylabel("test error, %")

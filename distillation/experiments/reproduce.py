@@ -98,10 +98,10 @@ def publish(name: str, run: str, teacher: Classifier | None = None) -> Classifie
     model, about = load(RUNS / run)
     about["config"] |= {"teacher": "pretrained" if teacher else "", "teacher_logits": ""}
     model.linear.half().float()
-    found = evaluate(model, teacher, data, about)
-    found["training_seconds"] = about["metrics"]["training_seconds"]
+    metrics = evaluate(model, teacher, data, about)
+    metrics["training_seconds"] = about["metrics"]["training_seconds"]
     model.linear.half()
-    about |= {"metrics": found}
+    about |= {"metrics": metrics}
     write_model(PRETRAINED / name, model.save_pretrained, card(about), training=about)
     model.linear.float()
     return model

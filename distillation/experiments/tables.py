@@ -74,9 +74,9 @@ def headline(read: Read) -> Iterator[dict[str, Any]]:
             **over_seeds(runs, "errors"),
         }
         if name == "teacher":
-            many = runs[0]["averaged_over_shifts"]
+            shifts = runs[0]["averaged_over_shifts"]
             yield {
-                "what": f"the same, logits averaged over {many} shifts",
+                "what": f"the same, logits averaged over {shifts} shifts",
                 **over_seeds(runs, "averaged_errors"),
                 "nll": None,
                 "calibration_error": None,
@@ -106,8 +106,8 @@ def objectives(read: Read) -> Iterator[dict[str, Any]]:
     }
     for name, what in rows.items():
         if runs := read(name)[:1]:
-            own = {key: runs[0].get(key) for key in ("kl_teacher_student", "agreement")}
-            yield {"what": what, **over_seeds(runs, "errors"), **own}
+            divergences = {key: runs[0].get(key) for key in ("kl_teacher_student", "agreement")}
+            yield {"what": what, **over_seeds(runs, "errors"), **divergences}
 
 
 def transfer(read: Read) -> Iterator[dict[str, Any]]:
@@ -123,12 +123,12 @@ def transfer(read: Read) -> Iterator[dict[str, Any]]:
     }
     for name, what in (("without-3", "no 3s"), ("only-78", "only 7s and 8s")):
         runs = read(name)
-        for way, told in ways.items() if runs else []:
+        for way, description in ways.items() if runs else []:
             each = [run | run["corrected"][way] for run in runs]
             reference, of_missing = papers[name].get(way, (None, None))
             yield {
                 "what": what,
-                "way": told,
+                "way": description,
                 "reference": reference,
                 "reference_of_missing": of_missing,
                 "of_missing": mean(run["errors_on_missing"] for run in each),

@@ -32,15 +32,15 @@ class Unseen(TrainerCallback):
 
     @override
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        logs: dict[str, float] = given["logs"]
+        logs: dict[str, float] = kwargs["logs"]
         if "loss" in logs and state.global_step % self.every == 0 and state.is_world_process_zero:
             lines = [*read_metrics(self.run.folder), logs][-self.every :]
             lengths = [line["completions/mean_length"] for line in lines]
             logs["tokens"] = self.size * mean(lengths)  # of a step
             logs |= unseen_metrics(self.student, self.data)
-            given["model"].train()
+            kwargs["model"].train()
 
 
 def steps_of_an_epoch(config: Config) -> int:

@@ -62,13 +62,13 @@ def score(
     uniforms = torch.rand(
         len(rows), task.config.completion, generator=generator("cpu", seed, EVALUATION, 2)
     )
-    found = []
+    scores = []
     for part in torch.arange(len(rows)).split(PER_PASS):
-        asked = prompts.at(rows[part].tolist())
-        found.append(task.rewards_of(asked, task.complete(lm, asked, uniforms[part])))
+        chunk = prompts.at(rows[part].tolist())
+        scores.append(task.rewards_of(chunk, task.complete(lm, chunk, uniforms[part])))
         print(f"\r{int(part[-1]) + 1}/{len(rows)} completions", end="", flush=True)
     print()
-    return torch.cat(found).reshape(len(prompts.texts), samples, -1)
+    return torch.cat(scores).reshape(len(prompts.texts), samples, -1)
 
 
 def main() -> None:

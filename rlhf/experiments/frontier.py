@@ -214,9 +214,9 @@ def _series(
     d = _wide(kl).clamp(min=0).sqrt()  # below 0 by rounding at first
     scaled = {}
     for name, reference in zip(("proxy", "gold"), scores_of(samples), strict=True):
-        found = _wide(rewards[name])
-        scaled[name] = (found - reference.mean()) / reference.std()
-    fits = {name: fit(method, d, found) for name, found in scaled.items()}
+        values = _wide(rewards[name])
+        scaled[name] = (values - reference.mean()) / reference.std()
+    fits = {name: fit(method, d, values) for name, values in scaled.items()}
     return Series(what, method, d, scaled, fits, about)
 
 
@@ -250,15 +250,15 @@ def fit_rows(series: Series) -> list[dict[str, Any]]:
     """The fits of Gao et al. 2023 to gold and proxy, and where they say the reward is largest."""
     farthest = series.d.max().item()
     rows = []
-    for name, found in series.fits.items():
-        peak = peak_within(found, farthest)
+    for name, fitted in series.fits.items():
+        peak = peak_within(fitted, farthest)
         rows.append(
             {
                 "method": series.what,
                 "reward": name,
-                "alpha": found.alpha,
-                "beta": found.beta,
-                "r_squared": found.r_squared,
+                "alpha": fitted.alpha,
+                "beta": fitted.beta,
+                "r_squared": fitted.r_squared,
                 "peak": peak,
                 "peak_told": NONE_SEEN if peak is None else f"{peak:.2f}",
                 "farthest": farthest,
@@ -269,7 +269,7 @@ def fit_rows(series: Series) -> list[dict[str, Any]]:
     return rows
 
 
-def peak_within(found: Fit, farthest: float) -> float | None:
+def peak_within(fitted: Fit, farthest: float) -> float | None:
     """d* if it is among the distances that were seen."""
-    best, _ = found.peak
+    best, _ = fitted.peak
     return best if best <= farthest else None

@@ -47,13 +47,13 @@ def best_of_n(proxy: Tensor, reward: Tensor, n: int) -> Tensor:
             f"proxy and reward must both be [prompts, N], got {list(proxy.shape)} "
             f"and {list(reward.shape)}"
         )
-    many = proxy.shape[1]
-    if not 1 <= n <= many:
-        raise ValueError(f"n must be between 1 and the {many} samples of a prompt, got {n}")
+    samples = proxy.shape[1]
+    if not 1 <= n <= samples:
+        raise ValueError(f"n must be between 1 and the {samples} samples of a prompt, got {n}")
     if proxy.isnan().any():
         raise ValueError("proxy must not hold NaN")
-    subsets = math.comb(many, n)  # integers of any size: their quotient is exact
-    weights = [math.comb(lower, n - 1) / subsets for lower in range(many)]
+    subsets = math.comb(samples, n)  # integers of any size: their quotient is exact
+    weights = [math.comb(lower, n - 1) / subsets for lower in range(samples)]
     by_proxy = reward.double().gather(1, proxy.argsort(dim=1, stable=True))
     return by_proxy @ torch.tensor(weights, dtype=torch.float64, device=reward.device)
 
@@ -124,13 +124,13 @@ def fit(method: Method, d: Tensor, reward: Tensor, weights: Tensor | None = None
         raise ValueError("two coefficients need at least two different d > 0")
     root = weights.sqrt()
     features = torch.stack(_features(method, d), 1)
-    found = torch.linalg.lstsq(features * root[:, None], (reward * root)[:, None]).solution[:, 0]
+    solution = torch.linalg.lstsq(features * root[:, None], (reward * root)[:, None]).solution[:, 0]
     mean = (weights * reward).sum() / weights.sum()
     spread = (weights * (reward - mean).square()).sum()
     if spread == 0:
         raise ValueError("the rewards are all equal: there is nothing to explain")
-    error = (weights * (reward - features @ found).square()).sum()
-    alpha, beta = found.tolist()
+    error = (weights * (reward - features @ solution).square()).sum()
+    alpha, beta = solution.tolist()
     return Fit(method, alpha, beta, 1 - (error / spread).item())
 
 

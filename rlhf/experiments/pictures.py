@@ -28,11 +28,11 @@ def frontier(
     axes = figure.subplots()
     methods = dict.fromkeys(row["method"] for row in rows)
     for colour, method in zip(cycle(COLOURS), methods, strict=False):
-        own = sorted((r for r in rows if r["method"] == method), key=lambda r: r["kl"])
-        kl, gold = ([r[name] for r in own] for name in ("kl", "gold"))
-        dx, dy = ([r[f"{name}_spread"] or 0.0 for r in own] for name in ("kl", "gold"))
+        method_rows = sorted((r for r in rows if r["method"] == method), key=lambda r: r["kl"])
+        kl, gold = ([r[name] for r in method_rows] for name in ("kl", "gold"))
+        dx, dy = ([r[f"{name}_spread"] or 0.0 for r in method_rows] for name in ("kl", "gold"))
         axes.errorbar(kl, gold, xerr=dx, yerr=dy, fmt="o-", color=colour, label=method)
-        for row in own:
+        for row in method_rows:
             axes.annotate(
                 f"{row['beta']:g}",
                 (row["kl"], row["gold"]),
@@ -67,20 +67,20 @@ def overoptimisation(series: Sequence[Any], path: Path) -> None:
         series: of ``rlhf.experiments.frontier.Series``.
     """
     figure = Figure(figsize=(5 * len(series), 3.8), layout="constrained")
-    for axes, one in zip(figure.subplots(1, len(series), squeeze=False)[0], series, strict=True):
-        d = torch.linspace(0, one.d.max().item(), 200, dtype=torch.float64)
+    for axes, panel in zip(figure.subplots(1, len(series), squeeze=False)[0], series, strict=True):
+        d = torch.linspace(0, panel.d.max().item(), 200, dtype=torch.float64)
         for colour, name in zip(COLOURS[:2], ("gold", "proxy"), strict=True):
-            found = one.fits[name]
-            axes.plot(one.d, one.rewards[name], ".", color=colour, alpha=0.6)
+            fitted = panel.fits[name]
+            axes.plot(panel.d, panel.rewards[name], ".", color=colour, alpha=0.6)
             axes.plot(
                 d,
-                found.reward(d),
+                fitted.reward(d),
                 color=colour,
-                label=f"{name}: alpha {found.alpha:.2f}, beta {found.beta:.2f}, "
-                f"R² {found.r_squared:.2f}",
+                label=f"{name}: alpha {fitted.alpha:.2f}, beta {fitted.beta:.2f}, "
+                f"R² {fitted.r_squared:.2f}",
             )
-        form = "d (alpha - beta ln d)" if one.method == "rl" else "d (alpha - beta d)"
-        axes.set_title(f"{one.what}: R(d) = {form}", fontsize=10, loc="left")
+        form = "d (alpha - beta ln d)" if panel.method == "rl" else "d (alpha - beta d)"
+        axes.set_title(f"{panel.what}: R(d) = {form}", fontsize=10, loc="left")
         axes.set_xlabel("d = sqrt of KL(policy || reference)")
         axes.set_ylabel("reward above the reference, its sd")
         axes.legend(frameon=False, fontsize=8)

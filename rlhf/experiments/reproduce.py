@@ -58,11 +58,11 @@ class Options(reproduce.Options):
 def rows_of(seeds: int) -> dict[str, Row]:
     """Every row, by the name that its runs begin with; the reward model comes first."""
     against, every_seed = "default --reward pretrained", range(seeds)
-    many = f"--reward pretrained --count {PROMPTS} --samples {SAMPLES} --seed SEED"
+    sampled = f"--reward pretrained --count {PROMPTS} --samples {SAMPLES} --seed SEED"
     over = f"{against} --beta 0 --iterations {OVER_ITERATIONS} --seed SEED"
     rows = {
         "reward": Row("rlhf.reward", "default --seed SEED", [0]),
-        "best-of-n": Row("rlhf.experiments.best_of_n", many, [0]),
+        "best-of-n": Row("rlhf.experiments.best_of_n", sampled, [0]),
     }
     swept = (
         ("PPO", "ppo", against, PPO_BETAS),

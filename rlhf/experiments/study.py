@@ -58,12 +58,12 @@ def gradient_errors(scheme: Scheme) -> dict[str, float]:
     errors, cosines = [], []
     for seed in range(INSTANCES):
         p, q = tables(seed, VOCABULARY, LENGTH)
-        found, right = expected_gradient(scheme, p, q, LENGTH), exact_gradient(p, q, LENGTH)
-        errors.append(((found - right).norm() / right.norm()).item())
-        product = found.norm() * right.norm()
+        expected, exact = expected_gradient(scheme, p, q, LENGTH), exact_gradient(p, q, LENGTH)
+        errors.append(((expected - exact).norm() / exact.norm()).item())
+        product = expected.norm() * exact.norm()
         # k1 as a loss: rounding of zero has no direction.
-        aligned = found.norm() > 1e-12 * right.norm()
-        cosines.append(((found * right).sum() / product).item() if aligned else 0.0)
+        aligned = expected.norm() > 1e-12 * exact.norm()
+        cosines.append(((expected * exact).sum() / product).item() if aligned else 0.0)
     return {
         "error": median(errors),
         "least": min(errors),
@@ -187,8 +187,8 @@ def value_table(distances: Sequence[float] = NATS) -> list[dict[str, Any]]:
     for nats in distances:
         policies = [at_distance(nats, seed) for seed in range(INSTANCES)]
         for kind in KINDS:
-            found = zip(*(moments(kind, at) for at in policies), strict=True)
-            named = zip(("bias", "deviation", "negative"), map(median, found), strict=True)
+            columns = zip(*(moments(kind, at) for at in policies), strict=True)
+            named = zip(("bias", "deviation", "negative"), map(median, columns), strict=True)
             rows.append({"nats": nats, "estimate": kind} | dict(named))
     return rows
 

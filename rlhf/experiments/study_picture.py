@@ -45,8 +45,8 @@ def _objective(axes: Any, schemes: Rows, best: float) -> None:
     for colour, group in zip((*COLOURS[:4], "#777777"), groups.values(), strict=True):
         steps, reached = zip(*group[0]["curve"], strict=True)
         names = [f"{row['estimate']}: {row['place']}" for row in group]
-        told = ", ".join(names) if len(names) < 3 else f"{names[0]}, and {len(names) - 1} others"
-        axes.plot(steps, reached, "-", color=colour, label=told)
+        title = ", ".join(names) if len(names) < 3 else f"{names[0]}, and {len(names) - 1} others"
+        axes.plot(steps, reached, "-", color=colour, label=title)
     axes.axhline(best, color="black", lw=1, ls=":", label="best possible")
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(left=0)
@@ -59,9 +59,9 @@ def _objective(axes: Any, schemes: Rows, best: float) -> None:
 def _spread(axes: Any, values: Rows) -> None:
     kinds = dict.fromkeys(row["estimate"] for row in values)
     for colour, kind in zip(COLOURS[:4], kinds, strict=True):
-        own = [row for row in values if row["estimate"] == kind]
-        nats = [row["nats"] for row in own]
-        axes.plot(nats, [row["deviation"] for row in own], "o-", color=colour, label=kind)
+        kind_rows = [row for row in values if row["estimate"] == kind]
+        nats = [row["nats"] for row in kind_rows]
+        axes.plot(nats, [row["deviation"] for row in kind_rows], "o-", color=colour, label=kind)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_title("spread of one sequence's estimate, four tokens", fontsize=10, loc="left")

@@ -64,16 +64,16 @@ class PeerConfig(Config):
     def conflicts(self) -> list[str]:
         """Options that this trainer lacks."""
         changed = (f.name for f in fields(self) if getattr(self, f.name) != f.default)
-        told = [
+        lines = [
             f"--{name.replace('_', '-')}: TRL's trainer has no such option here"
             for name in changed
             if name not in TAKEN
         ]
         if self.batch_size % self.micro_batch:
-            told.append(
+            lines.append(
                 f"--micro-batch {self.micro_batch}: must divide --batch-size {self.batch_size}"
             )
-        return told
+        return lines
 
 
 PRESETS = {"default": PeerConfig()}
@@ -190,25 +190,27 @@ def make_trainer(
 class Rewarded(nn.Module):
     """Stands where TRL wants a reward model: our rewards, which read text."""
 
-    def __init__(self, config: Config, task: Environment, given: Callable[..., Any]) -> None:
-        """``given``: TRL's ``get_reward``, which goes on reading the critic."""
+    def __init__(
+        self, config: Config, task: Environment, model_forward: Callable[..., Any]
+    ) -> None:
+        """``model_forward``: TRL's ``get_reward``, which goes on reading the critic."""
         super().__init__()
-        self.config, self.task, self.given = config, task, given
-        self.told = list[dict[str, float]]()
+        self.config, self.task, self.model_forward = config, task, model_forward
+        self.measured = list[dict[str, float]]()
 
     def get_reward(
         self, model: nn.Module, rows: Tensor, padding: int, context: int
     ) -> tuple[Any, Tensor, Any]:
         """In the place of TRL's: rows [n, context + time] of prompts and completions."""
         if model is not self:
-            found: tuple[Any, Tensor, Any] = self.given(model, rows, padding, context)
-            return found
+            outputs: tuple[Any, Tensor, Any] = self.model_forward(model, rows, padding, context)
+            return outputs
         attention = rows[:, :context] != padding
         kept = [row[mask].tolist() for row, mask in zip(rows[:, :context], attention, strict=True)]
         texts = self.task.tokenizer.batch_decode(kept)
         completions = cut_at_end(rows, attention, [*self.task.ends, padding], padding)
-        scores, told = self.task.score(self.config, Prompts(texts, kept, {}), completions)
-        self.told.append(told)
+        scores, measured = self.task.score(self.config, Prompts(texts, kept, {}), completions)
+        self.measured.append(measured)
         return None, scores, None
 
 
@@ -220,11 +222,11 @@ class Record(TrainerCallback):
 
     @override
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        told, self.rewarded.told = self.rewarded.told, []
-        means = {name: mean(one[name] for one in told) for name in told[0]}
-        logs = dict(given["logs"])
+        measured, self.rewarded.measured = self.rewarded.measured, []
+        means = {name: mean(metrics[name] for metrics in measured) for name in measured[0]}
+        logs = dict(kwargs["logs"])
         logs["objective/kl_k1"] = logs.pop("objective/kl")
         self.run.step = state.global_step
         self.run.record(means | logs)
@@ -237,7 +239,7 @@ class Record(TrainerCallback):
 
 def train(preset: str, config: PeerConfig) -> None:
     """The whole of training, from prompts to the run folder's summary."""
-    accelerator = start(config, cpu=True)  # where TRL's trainer is told to stay, too
+    accelerator = start(config, cpu=True)  # where TRL's trainer is measured to stay, too
     if accelerator.num_processes > 1:
         raise UserError(
             "rlhf.experiments.trl_ppo: TRL's trainer with an adapter runs on one process only"

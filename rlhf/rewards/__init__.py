@@ -116,13 +116,13 @@ def _number(name: str, row: int, value: Any) -> float:
     return number
 
 
-def aggregate(scores: Tensor, how: Literal["mean", "min", "uwo"], uwo: float) -> Tensor:
+def aggregate(scores: Tensor, method: Literal["mean", "min", "uwo"], uwo: float) -> Tensor:
     """Rewards of an ensemble [n, k] -> [n] (Coste et al. 2024, section 3).
 
     ``min`` is their worst-case optimisation; ``uwo`` is mean - ``uwo`` x variance, the variance
     between the members divided by k.
     """
-    match how:
+    match method:
         case "mean":
             return scores.mean(1)
         case "min":

@@ -68,16 +68,16 @@ def with_quotes(text: str, root: Path) -> str:
     """
 
     def value(match: re.Match[str]) -> str:
-        file, wanted, path, form = match.groups()
-        conditions = [condition.partition("=") for condition in wanted.split("&")]
+        file, selector, path, form = match.groups()
+        conditions = [condition.partition("=") for condition in selector.split("&")]
         result = json.loads((root / file).read_text())
         rows = [r for r in result["rows"] if all(str(r.get(k)) == v for k, _, v in conditions)]
         if len(rows) != 1:
-            raise ValueError(f"{file}: {len(rows)} rows with {wanted}")
-        found: Any = result | rows[0]
+            raise ValueError(f"{file}: {len(rows)} rows with {selector}")
+        value: Any = result | rows[0]
         for key in path.split("/"):
-            found = found[key]
-        return format(found, form)
+            value = value[key]
+        return format(value, form)
 
     return _QUOTE.sub(value, text)
 

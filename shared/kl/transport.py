@@ -242,5 +242,5 @@ def sinkhorn_divergence(
     def transport(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return _EntropicCost.apply(_cost(x, y, order), a, b, epsilon, tolerance, max_iterations)
 
-    own = (transport(x, x, a, a) + transport(y, y, b, b)) / 2
-    return (transport(x, y, a, b) - own).to(dtype)
+    self_distances = (transport(x, x, a, a) + transport(y, y, b, b)) / 2
+    return (transport(x, y, a, b) - self_distances).to(dtype)

@@ -64,7 +64,7 @@ class Machines:
         return [f"--{name}={value}" for name, value in values] if self.count > 1 else []
 
 
-def launch(count: str, how: str, program: list[str]) -> None:
+def launch(count: str, kind: str, program: list[str]) -> None:
     """Start ``count`` processes of a module, this machine's share of them, and wait for their end.
 
     Raises:
@@ -74,24 +74,24 @@ def launch(count: str, how: str, program: list[str]) -> None:
     """
     if not count.isdecimal() or int(count) < 1:
         raise UserError(f"NPROC={count}: must be a whole number >= 1")
-    if how not in LAUNCHES:
-        raise UserError(f"LAUNCH={how}: must be one of {', '.join(LAUNCHES)}")
+    if kind not in LAUNCHES:
+        raise UserError(f"LAUNCH={kind}: must be one of {', '.join(LAUNCHES)}")
     machines = Machines.of(os.environ)
-    own, rest = divmod(int(count), machines.count)
+    local, rest = divmod(int(count), machines.count)
     if rest:
         raise UserError(f"NPROC={count}: must be a multiple of NNODES={machines.count}")
-    threads = max(1, (os.cpu_count() or 1) // own)
+    threads = max(1, (os.cpu_count() or 1) // local)
     for name, value in {"OMP_NUM_THREADS": threads, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": 600}.items():
         os.environ.setdefault(name, str(value))
     os.environ[REQUESTED] = count
-    if how == "cpu":
+    if kind == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
         names = "nnodes node_rank master_addr master_port"
         where = machines.options(names) or ["--standalone"]
-        torchrun.main([*where, f"--nproc_per_node={own}", "-m", *program])
+        torchrun.main([*where, f"--nproc_per_node={local}", "-m", *program])
     else:
         names = "num_machines machine_rank main_process_ip main_process_port"
-        where = [f"--config_file={CONFIGURATIONS / how}.yaml", f"--num_processes={count}"]
+        where = [f"--config_file={CONFIGURATIONS / kind}.yaml", f"--num_processes={count}"]
         command = [*where, *machines.options(names), "-m", *program]
         launch_command(launch_command_parser().parse_args(command))
 
@@ -102,10 +102,10 @@ def main() -> None:
         raise UserError(
             f"usage: python -m shared.processes.launcher N {'|'.join(LAUNCHES)} PROGRAM ..."
         )
-    count, how, *program = sys.argv[1:]
+    count, kind, *program = sys.argv[1:]
     logging.disable(logging.ERROR)  # of the launchers; the programs log in their own processes
     try:
-        launch(count, how, program)
+        launch(count, kind, program)
     except SignalException as stop:
         sys.exit(128 + stop.sigval)
     except ChildFailedError as error:

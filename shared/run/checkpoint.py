@@ -100,9 +100,9 @@ def check_architecture(model: nn.Module, weights: dict[str, Tensor], path: Path)
     Raises:
         UserError: they differ; the first differing parameter is named with both shapes.
     """
-    own = model.state_dict()
-    for name in sorted(own.keys() | weights.keys()):
-        ours, theirs = (tuple(s[name].shape) if name in s else "none" for s in (own, weights))
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        ours, theirs = (tuple(s[name].shape) if name in s else "none" for s in (expected, weights))
         if ours != theirs:
             raise UserError(
                 f"{path} is of another architecture: {name} has shape {theirs} there, "

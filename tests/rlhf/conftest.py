@@ -2,13 +2,12 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 from accelerate.state import AcceleratorState
 
 from shared import cli
@@ -73,7 +72,7 @@ def trained(
             ]
         )
         monkeypatch.setattr(interrupt, "_received", 0)
-        AcceleratorState._reset_state(True)  # the precision of the run before
+        AcceleratorState._reset_state(True)  # the precision of the run before, in the same test
         program: ModuleType = PROGRAMS[name]
         try:
             program.train(*cli.read_config(program.PRESETS, name, [str(a) for a in argv]))
@@ -82,10 +81,3 @@ def trained(
         return folder
 
     return start
-
-
-@pytest.fixture(autouse=True)
-def denormals() -> Iterator[None]:
-    """Training in this process flushes denormal numbers to zero, which other tests need."""
-    yield
-    torch.set_flush_denormal(False)

@@ -70,8 +70,8 @@ def inputs(method: str, options: Options, positions: int) -> list[Tensor]:
 
 def step(method: str, tensors: Sequence[Tensor]) -> None:
     """Value and gradient. The student's logits are no leaf, as a model's are none."""
-    wanted = tensors[len(tensors) // 2 :]
-    leaves = [tensor.requires_grad_() for tensor in wanted]
+    student_inputs = tensors[len(tensors) // 2 :]
+    leaves = [tensor.requires_grad_() for tensor in student_inputs]
     student = [leaf.view(leaf.shape) for leaf in leaves]
     METHODS[method].loss(*tensors[: len(tensors) // 2], *student).backward()
 
@@ -82,8 +82,8 @@ def measure(method: str, options: Options) -> dict[str, float]:
     positions = options.head_positions if heads else options.positions
     tensors = inputs(method, options, positions)
     # Compilation is of one shape; everything else is warm after a few rows.
-    few = tensors if METHODS[method].compiles else inputs(method, options, 16)
-    step(method, [tensor.clone() for tensor in few])
+    warm_up = tensors if METHODS[method].compiles else inputs(method, options, 16)
+    step(method, [tensor.clone() for tensor in warm_up])
     if options.device == "cuda":
         seconds, peak = _cuda(method, tensors)
     else:
@@ -111,10 +111,10 @@ def _cuda(method: str, tensors: Sequence[Tensor]) -> tuple[float, float]:
 
 def in_new_process(method: str, options: Options) -> dict[str, float]:
     """One measurement; on CPUs, on one thread."""
-    given = asdict(replace(options, only="", results="", smoke=False))
-    given = {name: value for name, value in given.items() if value not in ("", False)}
+    passed = asdict(replace(options, only="", results="", smoke=False))
+    passed = {name: value for name, value in passed.items() if value not in ("", False)}
     env = NO_GPU if options.device == "cpu" else {}
-    return measure_alone("shared.experiments.kl.bench", method, given, env)
+    return measure_alone("shared.experiments.kl.bench", method, passed, env)
 
 
 Columns = tuple[tuple[str, str, str], ...]
@@ -140,8 +140,8 @@ def summary(
     """A row of the table per method: medians over the rounds, ratios within a round."""
     table = []
     for method in methods:
-        ns = [one[method]["ns_per_element"] for one in rounds]
-        ratios = [one[methods[0]]["seconds"] / one[method]["seconds"] for one in rounds]
+        ns = [figures[method]["ns_per_element"] for figures in rounds]
+        ratios = [figures[methods[0]]["seconds"] / figures[method]["seconds"] for figures in rounds]
         table.append(
             {
                 "row": method,

@@ -117,16 +117,16 @@ def starts(s: float) -> dict[str, tuple[float, float]]:
 
 def fits(objective: Objective, s: float) -> list[Fit]:
     """The different minima that the starts lead to, best first."""
-    found: list[Fit] = []
+    minima: list[Fit] = []
     for name, start in starts(s).items():
         fit = descend(objective, *start)
-        for i, known in enumerate(found):
-            if math.isclose(known.mu, fit.mu, abs_tol=1e-4):
-                found[i] = known._replace(starts=(*known.starts, name))
+        for i, minimum in enumerate(minima):
+            if math.isclose(minimum.mu, fit.mu, abs_tol=1e-4):
+                minima[i] = minimum._replace(starts=(*minimum.starts, name))
                 break
         else:
-            found.append(fit._replace(starts=(name,)))
-    return sorted(found, key=lambda fit: fit.nats)
+            minima.append(fit._replace(starts=(name,)))
+    return sorted(minima, key=lambda fit: fit.nats)
 
 
 FIT_COLUMNS = (

@@ -140,7 +140,7 @@ CASES = (
 )
 
 
-def said(function: Callable[..., Tensor], parameters: tuple[Any, ...]) -> str:
+def outcome(function: Callable[..., Tensor], parameters: tuple[Any, ...]) -> str:
     """The value, and what is wrong with the gradients."""
     tensors = [torch.tensor(p, dtype=torch.float32, requires_grad=True) for p in parameters]
     value = function(*tensors).sum()
@@ -155,8 +155,8 @@ def edge_table() -> list[dict[str, Any]]:
         {
             "case": case.case,
             "peer": case.peer,
-            "torch": said(case.torch, case.parameters),
-            "ours": said(case.ours, case.parameters),
+            "torch": outcome(case.torch, case.parameters),
+            "ours": outcome(case.ours, case.parameters),
             "truth": f"{case.truth:.6g}",
         }
         for case in CASES

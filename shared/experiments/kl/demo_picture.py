@@ -71,16 +71,16 @@ def _densities(
 
 def _branches(rows: Rows, wide: bool) -> tuple[list[float], list[dict[str, Any]]]:
     """Separations and rows of the reverse fits that lie between the modes, or on one."""
-    own = [row for row in rows if _is_reverse(row) and (row["mu"] < 1e-3) == wide]
-    return [row["separation"] for row in own], own
+    branch = [row for row in rows if _is_reverse(row) and (row["mu"] < 1e-3) == wide]
+    return [row["separation"] for row in branch], branch
 
 
 def _means(axes: Axes, rows: Rows) -> None:
     axes.axhline(0, color=BLUE, lw=5, alpha=0.5, label="D(target ‖ fit)")
     for wide in (True, False):
-        s, own = _branches(rows, wide)
+        s, branch = _branches(rows, wide)
         for local in (False, True):
-            mu = [r["mu"] if (r["minimum"] == "local") == local else math.nan for r in own]
+            mu = [r["mu"] if (r["minimum"] == "local") == local else math.nan for r in branch]
             style: dict[str, Any] = {"color": ORANGE, "lw": 1.8, "ls": ":" if local else "-"}
             label = "a local minimum of it" if local else "D(fit ‖ target)"
             axes.plot(s, mu, label=label if wide else None, **style)
@@ -102,11 +102,11 @@ def _nats(axes: Axes, rows: Rows) -> None:
         label="D(target ‖ fit)",
     )
     for wide, style in ((True, "--"), (False, "-")):
-        s, own = _branches(rows, wide)
+        s, branch = _branches(rows, wide)
         name = "between the modes" if wide else "on one mode"
         axes.plot(
             s,
-            [r["nats"] for r in own],
+            [r["nats"] for r in branch],
             color=ORANGE,
             lw=1.8,
             ls=style,

@@ -105,11 +105,11 @@ def js(pair: Pair, weight: float) -> Tensor:
     p_larger = d >= 0
     minus = torch.where(p_larger, -d, d)  # log smaller - log larger
     share = torch.where(p_larger, p.new_tensor(1 - weight), weight)  # of the smaller in m
-    own = torch.where(p_larger, p.new_tensor(weight), 1 - weight)
+    weights = torch.where(p_larger, p.new_tensor(weight), 1 - weight)
     # log m - log larger = log(own + share exp(minus)), written twice so that neither cancels
     close = minus > -1
     near = torch.log1p(share * torch.expm1(torch.where(close, minus, 0.0)))
-    far = torch.log(own + share * torch.where(close, -torch.inf, minus).exp())
+    far = torch.log(weights + share * torch.where(close, -torch.inf, minus).exp())
     larger_to_m = torch.where(close, near, far)
     smaller_to_m = larger_to_m - minus
     p_to_m = torch.where(p_larger, larger_to_m, smaller_to_m)

@@ -15,11 +15,11 @@ from ..gaussian.diagonal import kl_normal
 from ..gaussian.full import kl_mvn, kl_mvn_from_scale_tril
 from .continuous_bernoulli import log_normaliser, mean, variance
 from .discrete import (
-    Given,
     PairTable,
-    given,
+    Parameters,
     log_odds,
     narrow,
+    parameters_of,
     wide,
 )
 
@@ -30,7 +30,7 @@ _EULER_GAMMA = 0.57721566490153286
 
 
 def _natural(p: td.ContinuousBernoulli) -> Tensor:
-    return log_odds(Given(given(p).is_logits, p._param.double()))
+    return log_odds(Parameters(parameters_of(p).is_logits, p._param.double()))
 
 
 def continuous_bernoulli(p: td.ContinuousBernoulli, q: td.ContinuousBernoulli) -> Tensor:
@@ -94,7 +94,7 @@ def half_normal(p: td.HalfNormal, q: td.HalfNormal) -> Tensor:
 
 
 def multivariate_normal(p: td.MultivariateNormal, q: td.MultivariateNormal) -> Tensor:
-    """In float64; from the covariances where both were given, else from their factors."""
+    """In float64; from the covariances where both were specified, else from their factors."""
     both = (vars(p), vars(q))
     if all("covariance_matrix" in v and "scale_tril" not in v for v in both):
         return kl_mvn(p.loc, p.covariance_matrix, q.loc, q.covariance_matrix)

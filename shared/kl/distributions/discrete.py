@@ -35,12 +35,12 @@ def narrow(value: Tensor, *parameters: Tensor) -> Tensor:
 # Bernoulli, categorical, and what is built from them
 
 
-class Given(NamedTuple):
+class Parameters(NamedTuple):
     is_logits: bool
     parameter: Tensor
 
 
-def given(distribution: Any) -> Given:
+def parameters_of(distribution: Any) -> Parameters:
     """The parameter the distribution was made from, probabilities or logits.
 
     The other one is derived and clamped: a probability of 1e-12 becomes 1.2e-7 on its way to a
@@ -50,10 +50,10 @@ def given(distribution: Any) -> Given:
     parameter = made.get("_param")
     if parameter is None:  # Geometric; the derived one is stored second
         parameter = made[next(name for name in made if name in ("probs", "logits"))]
-    return Given(parameter is not made.get("probs"), parameter)
+    return Parameters(parameter is not made.get("probs"), parameter)
 
 
-def _log_probs(source: Given) -> Tensor:
+def _log_probs(source: Parameters) -> Tensor:
     is_logits, parameter = source
     if is_logits:
         return parameter
@@ -61,7 +61,7 @@ def _log_probs(source: Given) -> Tensor:
     return torch.where(positive, torch.where(positive, parameter, 1.0).log(), -torch.inf)
 
 
-def log_odds(source: Given) -> Tensor:
+def log_odds(source: Parameters) -> Tensor:
     is_logits, parameter = source
     if is_logits:
         return parameter
@@ -73,7 +73,7 @@ def log_odds(source: Given) -> Tensor:
 
 def categorical(p: td.Categorical, q: td.Categorical) -> Tensor:
     """From the parameters given: probabilities and logits are compared in their own precision."""
-    from_p, from_q = given(p), given(q)
+    from_p, from_q = parameters_of(p), parameters_of(q)
     k_p, k_q = from_p.parameter.shape[-1], from_q.parameter.shape[-1]
     if k_p != k_q:
         raise ValueError(f"p and q must have the same categories, got {k_p} and {k_q}")
@@ -111,18 +111,18 @@ def _finite_log_odds(a: Tensor, b: Tensor) -> Tensor:
 
 def _bernoulli_trial(p: Any, q: Any) -> Tensor:
     """D between Bernoulli(p.probs) and Bernoulli(q.probs), in float64."""
-    from_p, from_q = given(p), given(q)
+    from_p, from_q = parameters_of(p), parameters_of(q)
     a, b = wide(from_p.parameter, from_q.parameter)
     if not from_p.is_logits and not from_q.is_logits:
         return kl_from_probs(torch.stack([a, 1 - a], -1), torch.stack([b, 1 - b], -1))
     return _finite_log_odds(
-        log_odds(Given(from_p.is_logits, a)), log_odds(Given(from_q.is_logits, b))
+        log_odds(Parameters(from_p.is_logits, a)), log_odds(Parameters(from_q.is_logits, b))
     )
 
 
 def _outcomes(distribution: Any) -> tuple[Tensor, Tensor]:
     """probs and 1 - probs, in float64."""
-    is_logits, parameter = given(distribution)
+    is_logits, parameter = parameters_of(distribution)
     wider = parameter.double()
     if is_logits:
         return torch.sigmoid(wider), torch.sigmoid(-wider)
@@ -130,14 +130,16 @@ def _outcomes(distribution: Any) -> tuple[Tensor, Tensor]:
 
 
 def bernoulli(p: td.Bernoulli, q: td.Bernoulli) -> Tensor:
-    return narrow(_bernoulli_trial(p, q), given(p).parameter, given(q).parameter)
+    return narrow(_bernoulli_trial(p, q), parameters_of(p).parameter, parameters_of(q).parameter)
 
 
 def bernoulli_poisson(p: td.Bernoulli, q: td.Poisson) -> Tensor:
     """Against the measure (rate, 1), whose total of 1 + rate the constants make up for."""
     one, zero, rate = torch.broadcast_tensors(*_outcomes(p), q.rate.double())
     measure = torch.stack([rate, torch.ones_like(rate)], -1)
-    return narrow(kl_from_probs(torch.stack([one, zero], -1), measure), given(p).parameter, q.rate)
+    return narrow(
+        kl_from_probs(torch.stack([one, zero], -1), measure), parameters_of(p).parameter, q.rate
+    )
 
 
 def binomial(p: td.Binomial, q: td.Binomial) -> Tensor:
@@ -152,15 +154,19 @@ def binomial(p: td.Binomial, q: td.Binomial) -> Tensor:
             'method="monte_carlo" estimates it'
         )
     trial = _bernoulli_trial(p, q)
-    beyond = (p.total_count > q.total_count) & (log_odds(given(p)) > -torch.inf)
+    beyond = (p.total_count > q.total_count) & (log_odds(parameters_of(p)) > -torch.inf)
     value = q.total_count * torch.where(q.total_count > 0, trial, 0.0)
-    return narrow(torch.where(beyond, torch.inf, value), given(p).parameter, given(q).parameter)
+    return narrow(
+        torch.where(beyond, torch.inf, value),
+        parameters_of(p).parameter,
+        parameters_of(q).parameter,
+    )
 
 
 def geometric(p: td.Geometric, q: td.Geometric) -> Tensor:
     """The number of trials, 1 / probs on average, times the Bernoullis' D."""
     value = _bernoulli_trial(p, q) / _outcomes(p)[0]
-    return narrow(value, given(p).parameter, given(q).parameter)
+    return narrow(value, parameters_of(p).parameter, parameters_of(q).parameter)
 
 
 def negative_binomial(p: td.NegativeBinomial, q: td.NegativeBinomial) -> Tensor:
@@ -175,7 +181,7 @@ def negative_binomial(p: td.NegativeBinomial, q: td.NegativeBinomial) -> Tensor:
             'method="monte_carlo" estimates it'
         )
     value = p.total_count * _bernoulli_trial(p, q) / _outcomes(p)[1]
-    return narrow(value, given(p).parameter, given(q).parameter)
+    return narrow(value, parameters_of(p).parameter, parameters_of(q).parameter)
 
 
 def poisson(p: td.Poisson, q: td.Poisson) -> Tensor:

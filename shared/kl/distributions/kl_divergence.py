@@ -126,8 +126,8 @@ def _no_closed_form(p: td.Distribution, q: td.Distribution) -> NotImplementedErr
 def _exact(p: Any, q: Any) -> Tensor:
     # _dispatch_kl is torch's lookup by most specific types; there is no public one
     registered = torch_kl._dispatch_kl(type(p), type(q))
-    found = registered is not NotImplemented
-    if found and registered.__module__ != torch_kl.__name__:
+    is_registered = registered is not NotImplemented
+    if is_registered and registered.__module__ != torch_kl.__name__:
         return registered(p, q)
     for type_p, type_q, formula in (*DISCRETE, *CONTINUOUS):
         if isinstance(p, type_p) and isinstance(q, type_q):
@@ -138,7 +138,7 @@ def _exact(p: Any, q: Any) -> Tensor:
         return _transformed(p, q)
     if registered is torch_kl._kl_expfamily_expfamily:
         return _exponential_family(p, q)
-    if not found:
+    if not is_registered:
         raise _no_closed_form(p, q)
     # torch's masks of infinite cells have one argument's shape, its results sometimes too
     p, q = _expanded(p, q)
@@ -188,19 +188,21 @@ def _exponential_family(p: td.ExponentialFamily, q: td.ExponentialFamily) -> Ten
     if type(p) is not type(q):
         raise _no_closed_form(p, q)
     p, q = _expanded(p, q)
-    wanted = torch.is_grad_enabled()
+    needs_gradient = torch.is_grad_enabled()
     with torch.enable_grad():
         # copies: a parameter computed from another must not carry that one's derivative
-        given = [theta.clone() for theta in p._natural_params]
-        wanted = wanted and any(theta.requires_grad for theta in (*given, *q._natural_params))
-        natural = [theta if theta.requires_grad else theta.requires_grad_() for theta in given]
+        parameters = [theta.clone() for theta in p._natural_params]
+        needs_gradient = needs_gradient and any(
+            theta.requires_grad for theta in (*parameters, *q._natural_params)
+        )
+        natural = [theta if theta.requires_grad else theta.requires_grad_() for theta in parameters]
         log_normaliser = p._log_normalizer(*natural)
         means = torch.autograd.grad(log_normaliser.sum(), natural, create_graph=True)
         value = q._log_normalizer(*q._natural_params) - log_normaliser
         for theta_p, theta_q, mean in zip(natural, q._natural_params, means, strict=True):
             term = (theta_q - theta_p) * mean
             value = value - term.reshape(*value.shape, -1).sum(-1)
-    return value if wanted else value.detach()
+    return value if needs_gradient else value.detach()
 
 
 @torch.no_grad()

@@ -50,8 +50,8 @@ def _check_shapes(**named: Tensor) -> None:
     batches = []
     for (name, tensor), dims in zip(named.items(), (1, 2, 1, 2), strict=True):
         if tensor.dim() < dims or tensor.shape[-dims:] != (d,) * dims:
-            wanted = ", ".join(["...", *[str(d)] * dims])
-            raise ValueError(f"{name} must have shape [{wanted}], got {list(tensor.shape)}")
+            expected = ", ".join(["...", *[str(d)] * dims])
+            raise ValueError(f"{name} must have shape [{expected}], got {list(tensor.shape)}")
         batches.append(tensor.shape[: tensor.dim() - dims])
     try:
         torch.broadcast_shapes(*batches)
@@ -125,14 +125,19 @@ def kl_mvn_from_scale_tril(
     Raises:
         ValueError: also a diagonal that is not positive throughout.
     """
-    given = {"mu_p": mu_p, "scale_tril_p": scale_tril_p, "mu_q": mu_q, "scale_tril_q": scale_tril_q}
-    _check_shapes(**given)
+    parameters = {
+        "mu_p": mu_p,
+        "scale_tril_p": scale_tril_p,
+        "mu_q": mu_q,
+        "scale_tril_q": scale_tril_q,
+    }
+    _check_shapes(**parameters)
     for name in ("scale_tril_p", "scale_tril_q"):
-        if not bool((given[name].diagonal(dim1=-2, dim2=-1) > 0).all()):
+        if not bool((parameters[name].diagonal(dim1=-2, dim2=-1) > 0).all()):
             raise ValueError(f"{name} must have a positive diagonal")
     tril_p, tril_q = scale_tril_p.double().tril(), scale_tril_q.double().tril()
     value = _kl(_whiten(mu_p, tril_p, mu_q, tril_q))
-    return value.to(_common_dtype(*given.values()))
+    return value.to(_common_dtype(*parameters.values()))
 
 
 def _renyi(whitened: _Whitened, order: float) -> Tensor:

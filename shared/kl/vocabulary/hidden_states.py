@@ -95,8 +95,8 @@ def _fused(
 ) -> Tensor:
     check_reduction(reduction)
     _check(p, q)
-    wanted = (_wants_gradient(p), _wants_gradient(q))
-    student = student_of(("a tensor of p", wanted[0]), ("a tensor of q", wanted[1]))
+    needs_gradient = (_wants_gradient(p), _wants_gradient(q))
+    student = student_of(("a tensor of p", needs_gradient[0]), ("a tensor of q", needs_gradient[1]))
     shape = p.hidden.shape[:-1]
     counts = torch.ones(shape, dtype=torch.bool, device=p.hidden.device)
     if mask is not None:
@@ -174,9 +174,9 @@ def _pass(
     head = (p, q)[student or 0]
     grads = [
         torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-        if tensor is not None and wanted
+        if tensor is not None and needs_gradient
         else None
-        for tensor, wanted in zip(head, needed, strict=False)
+        for tensor, needs_gradient in zip(head, needed, strict=False)
     ]
     for chunk in rows.split(max(1, _CHUNK_ELEMENTS // len(p.weight))):
         logits = (p.logits(chunk), q.logits(chunk))

@@ -71,10 +71,10 @@ def kl_topk(
     terms = _terms(log_p, log_q_known).sum(-1)
     if k < vocabulary:
         rest_q = _log_sum(log_q.scatter(-1, indices, -torch.inf))
-        known = log_p.exp().sum(-1)
-        all_known = known >= 1
+        kept_mass = log_p.exp().sum(-1)
+        all_known = kept_mass >= 1
         rest_p = torch.where(
-            all_known, -torch.inf, torch.log1p(-torch.where(all_known, 0.0, known))
+            all_known, -torch.inf, torch.log1p(-torch.where(all_known, 0.0, kept_mass))
         )
         terms = terms + _terms(rest_p, rest_q)
     return reduce(terms, mask, reduction)

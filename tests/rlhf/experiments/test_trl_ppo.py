@@ -63,7 +63,7 @@ def test_rewards_are_those_of_our_loop(tmp_path: Path) -> None:
     rows = torch.cat([given, answers], 1)
     _, scores, _ = rewarded.get_reward(rewarded, rows, PAD, 3)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
-    assert rewarded.told == [pytest.approx(told)]
+    assert rewarded.measured == [pytest.approx(told)]
     assert rewarded.get_reward(other, rows, PAD, 3) == (other, rows, PAD, 3)
 
 
