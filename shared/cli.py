@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 def run(main: Callable[[], None], prog: str) -> None:
     """Call ``main`` and exit with its code; an error for people becomes one line on stderr."""
-    code, message, several = 0, "", False
+    code, message = 0, ""
     try:
         main()
     except UserError as error:
@@ -37,13 +37,14 @@ def run(main: Callable[[], None], prog: str) -> None:
             raise
         code, message = BAD_INPUT, f"error: {error.filename}: {error.strerror}"
     finally:
-        if several := dist.is_initialized():
+        if dist.is_initialized():
             dist.destroy_process_group()
     if message and os.environ.get("RANK", "0") == "0":
         print(f"{prog}: {message}", file=sys.stderr)
-    if several:
-        # Not through the interpreter's end: there a thread of gloo that still holds a tensor aborts
-        # the process now and then, and with it the run (pytorch/pytorch#179291).
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # Not through the interpreter's end: there a thread of gloo that still runs aborts the
+        # process now and then, and with it the run (pytorch/pytorch#179291), also where the
+        # process group was destroyed before.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -82,7 +82,7 @@ def test_help(program: str, processes: Processes) -> None:
 def test_a_row_of_the_benchmark() -> None:
     """Ours and TRL's give the naive path's value."""
     values = []
-    for row in bench.ROWS:
+    for row in bench.METHODS:
         teacher, student = bench.heads(positions=20, vocabulary=300, width=8)
         value = bench.loss(row, teacher, student)
         values.append((value.detach(), *torch.autograd.grad(value, student)))
