@@ -29,6 +29,7 @@ READMES = [
     )
     if (path := ROOT / name).exists()
 ]
+TOP = [*(name for name in APPLICATIONS if "/" not in name), "shared", "tests"]
 TEXT = "\n".join(path.read_text() for path in READMES)
 
 
@@ -84,6 +85,16 @@ def test_every_picture_is_there():
     for path in READMES:
         for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", path.read_text()):
             assert (path.parent / picture).is_file(), picture
+
+
+def test_every_file_named_is_there():
+    """By its path from the README's folder or from the top, or by the end of such a path."""
+    for path in READMES:
+        around = [path.parent] if path.parent != ROOT else [ROOT / name for name in TOP]
+        below = [f"/{file.as_posix()}" for folder in around for file in folder.rglob("*.py")]
+        for file in re.findall(r"`([\w/.-]+\.py)`", path.read_text()):
+            near = (path.parent / file).is_file() or (ROOT / file).is_file()
+            assert near or any(name.endswith(f"/{file}") for name in below), f"{path}: {file}"
 
 
 def folders(root):
