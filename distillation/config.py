@@ -184,10 +184,5 @@ PRESETS = {
         epochs=100,
         lr=1e-3,
     ),
-    "self": Config(
-        teacher_layers="800-800",
-        dropout=0.0,
-        teacher_epochs=40,
-        teacher_lr=3e-3,
-    ),
+    "self": Config(teacher_layers="800-800", dropout=0.0, teacher_epochs=40, teacher_lr=3e-3),
 }

@@ -17,8 +17,7 @@ from shared import cli
 from shared.config import CountOrZero
 from shared.data.mnist import load_mnist
 from shared.data.splits import Split, split
-from shared.run.environment import describe
-from shared.run.folder import write_json
+from shared.run.report import write_evaluation
 
 NAMES = ("teacher", "baseline", "student")
 
@@ -165,11 +164,7 @@ def main() -> None:
         name: evaluate(model, teacher, data, about) for name, (model, about) in loaded.items()
     }
     print(headline(results))
-    if options.json:
-        write_json(
-            Path(options.json),
-            {"model": options.model, "networks": results, "environment": describe()},
-        )
+    write_evaluation(options.json, options.model, networks=results)
 
 
 if __name__ == "__main__":

@@ -103,11 +103,7 @@ def convolutions(a: int, b: int, c: int) -> tuple[nn.Sequential, int]:
     """28 x 28 -> 14 x 14 -> 7 x 7 with a, b, c channels, flat; and the number of features."""
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
-        return [
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            BatchNorm(outputs),
-            nn.ReLU(),
-        ]
+        return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), BatchNorm(outputs), nn.ReLU()]
 
     layers = [
         nn.Unflatten(1, (1, 28, 28)),

@@ -9,16 +9,8 @@ from distillation.config import Config, Role
 from distillation.evaluate import evaluate, headline, outputs
 from distillation.model import Classifier
 from shared.data.splits import Split
+from shared.run import report
 from shared.run.folder import read_metrics
-from shared.run.report import (
-    finish_run,
-    model_card,
-    pictures_folder,
-    print_setup,
-    shares,
-    training_settings,
-    write_model,
-)
 from shared.run.run import Run
 
 
@@ -35,12 +27,12 @@ def print_run(run: Run, role: Role, config: Config, model: Classifier, n: int) -
         )
     )
     classes = "0123456789" if role == "teacher" else config.transfer
-    print_setup(
+    report.print_setup(
         run,
         model=f"{role} {recipe.layers}, {sum(p.numel() for p in model.parameters()):,} "
         f"parameters, towards {towards}",
         data=f"{n:,} training digits, classes {classes}, moved by up to {recipe.jitter} px",
-        batch=f"{shares(size)}; {steps} steps x {recipe.epochs} epochs = "
+        batch=f"{report.shares(size)}; {steps} steps x {recipe.epochs} epochs = "
         f"{steps * recipe.epochs:,} steps",
     )
 
@@ -56,10 +48,10 @@ def write_network(
 ) -> dict[str, Any]:
     """Evaluate a trained network and write its model/ folder; returns its metrics."""
     seconds = round(run.elapsed(), 1)
-    about = {"preset": run.preset, "role": role} | training_settings(run.preset, config)
+    about = {"preset": run.preset, "role": role} | report.training_settings(run.preset, config)
     result = evaluate(model, teacher, data, about) | {"training_seconds": seconds}
     about |= {"metrics": result}
-    write_model(run.folder / "model", model.save_pretrained, card(about), training=about)
+    report.write_model(run.folder / "model", model.save_pretrained, card(about), training=about)
     return result
 
 
@@ -74,7 +66,7 @@ def write_outputs(
     folders = {name: run.folder / name for name in results if (run.folder / name).is_dir()}
     folders[config.roles()[-1]] = run.folder
     records = {name: read_metrics(path) for name, path in folders.items()}
-    with pictures_folder(run) as folder:
+    with report.pictures_folder(run) as folder:
         pictures.curves(records, folder / "curves.png")
         if teacher is not None:
             logits = outputs(teacher, data.unseen_images)
@@ -86,7 +78,7 @@ def write_outputs(
                 folder / "dark_knowledge.png",
             )
     recipe = config.recipe(config.roles()[-1])._asdict()
-    finish_run(
+    report.finish_run(
         run,
         {"steps": run.step, "recipe": recipe, "unseen": results},
         f"\n{headline(results)}\n\npictures in {folder}, model in {run.folder / 'model'}",
@@ -101,7 +93,7 @@ def card(about: dict[str, Any]) -> str:
     if recipe.alpha:
         names = "temperature objective targets target_radius transfer".split()
         options |= {name: getattr(config, name) for name in names}
-    return model_card(
+    return report.model_card(
         f"{role.capitalize()} on MNIST, preset `{about['preset']}` of KL Zoo",
         ["mnist", "knowledge-distillation"],
         result=f"On {result['digits']:,} unseen digits:\n\n```\n{headline({role: result})}\n```",

@@ -7,14 +7,7 @@ from rlhf.policies import load_model
 from rlhf.policy import Policy
 from rlhf.prompts import prompts_of, read_preferences
 from rlhf.rewards.environment import Environment
-from rlhf.trl import (
-    ReferenceKL,
-    TrainerConfig,
-    adapter,
-    first,
-    train_policy,
-    trainer_arguments,
-)
+from rlhf.trl import ReferenceKL, TrainerConfig, adapter, first, train_policy, trainer_arguments
 from shared import cli
 from shared.config import Count, CountOrZero, Positive
 from shared.language_models.trl import third_party

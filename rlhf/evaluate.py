@@ -15,8 +15,7 @@ from rlhf.rewards.environment import Environment
 from rlhf.rollout import Completions, score_tokens, uniforms
 from shared import cli
 from shared.config import Between, CountOrZero
-from shared.run.environment import describe
-from shared.run.folder import write_json
+from shared.run.report import write_evaluation
 from shared.training.seeding import EVALUATION
 from shared.training.statistics import mean_and_standard_error
 
@@ -152,10 +151,7 @@ def main() -> None:
     prompts = prompts_of(config, tokenizer, held_out=True, limit=options.count)
     metrics = evaluate(policy, environment, prompts, options.seed)
     print(f"{headline(metrics)}\n\n{samples(metrics)}")
-    if options.json:
-        write_json(
-            Path(options.json), {"model": name, "metrics": metrics, "environment": describe()}
-        )
+    write_evaluation(options.json, name, metrics=metrics)
 
 
 if __name__ == "__main__":

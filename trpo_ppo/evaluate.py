@@ -13,8 +13,7 @@ from shared import cli
 from shared.config import Count, CountOrZero
 from shared.errors import UserError
 from shared.run.checkpoint import check_architecture, read_model
-from shared.run.environment import describe
-from shared.run.folder import write_json
+from shared.run.report import write_evaluation
 from shared.training.seeding import EVALUATION, generator
 from trpo_ppo.envs import interface, make, to_action
 from trpo_ppo.network import Array
@@ -146,11 +145,7 @@ def main() -> None:
     if options.video:
         frames = film(agent, name, Path(options.video), options.seed)
         print(f"{frames} frames in {options.video}")
-    if options.json:
-        write_json(
-            Path(options.json),
-            {"model": options.model, "metrics": metrics, "environment": describe()},
-        )
+    write_evaluation(options.json, options.model, metrics=metrics)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,8 @@ from torch import Tensor
 
 from shared.kl import log_ratio_estimator
 from shared.processes.distributed import all_reduce_max, all_reduce_sum, world_size
+from shared.run import report
 from shared.run.folder import read_metrics
-from shared.run.report import (
-    finish_run,
-    model_card,
-    pictures_folder,
-    print_setup,
-    training_settings,
-    write_model,
-)
 from shared.run.run import Run
 from trpo_ppo import pictures
 from trpo_ppo.config import Config
@@ -32,7 +25,7 @@ STEP_SIZE = {"ppo-clip": "clip", "ppo-kl": "beta", "ppo-kl-adaptive": "delta", "
 def print_run(run: Run, config: Config, agent: Agent, rollouts: int) -> None:
     """Print the batch arithmetic, the number of parameters and the size of a step."""
     size, name = config.num_envs * config.rollout, STEP_SIZE[config.algo]
-    print_setup(
+    report.print_setup(
         run,
         model=f"{agent.kind} policy and value function, "
         f"{sum(p.numel() for p in agent.parameters()):,} parameters",
@@ -109,21 +102,14 @@ def write_outputs(run: Run, config: Config, agent: Agent) -> None:
     seconds = round(run.elapsed(), 1)
     run.say("evaluating ...")
     metrics = evaluate(agent, config.env, config.evaluation_episodes)
-    settings = training_settings(run.preset, config)
-    write_model(
-        run.folder / "model",
-        agent.save_pretrained,
-        card(settings, metrics),
-        training=settings,
-        metrics=metrics,
-    )
-    records = read_metrics(run.folder)
-    with pictures_folder(run) as folder:
-        pictures.curves(records, config, folder / "curves.png")
-    last = {key: value for key, value in records[-1].items() if key != "step"}
-    finish_run(
+    settings = report.training_settings(run.preset, config)
+    text = card(settings, metrics)
+    report.write_trained(run, agent.save_pretrained, text, settings, metrics)
+    with report.pictures_folder(run) as folder:
+        pictures.curves(read_metrics(run.folder), config, folder / "curves.png")
+    report.finish_run(
         run,
-        {"steps": run.step, "training_seconds": seconds, "training": last, "evaluation": metrics},
+        report.training_summary(run, seconds) | {"evaluation": metrics},
         f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s, all in {run.elapsed():.0f} s; "
         f"pictures in {folder}, model in {run.folder / 'model'}",
     )
@@ -137,7 +123,7 @@ def card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
     names += """
         steps num_envs rollout gamma lam epochs minibatch lr width depth normalise seed
     """.split()
-    return model_card(
+    return report.model_card(
         f"{env} by {algo}, preset `{settings['preset']}` of KL Zoo",
         ["reinforcement-learning", env, algo],
         result=f"Undiscounted return of an episode:\n\n```\n{headline(metrics)}\n```",

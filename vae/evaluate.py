@@ -12,8 +12,7 @@ from shared.data.splits import Split, split
 from shared.errors import UserError
 from shared.kl import kl_standard_normal
 from shared.run.checkpoint import check_architecture, read_model
-from shared.run.environment import describe
-from shared.run.folder import write_json
+from shared.run.report import write_evaluation
 from shared.training.statistics import mean_and_standard_error
 from vae.config import Config
 from vae.data import Pixels, read, test_view
@@ -155,11 +154,7 @@ def main() -> None:
             f"+- {result['log_bayes_factor_standard_error']:.0f} nats over {options.against}, "
             f"{result['log_evidence_difference']:+.3f} per digit"
         )
-    if options.json:
-        write_json(
-            Path(options.json),
-            {"model": options.model, "metrics": metrics, "environment": describe()},
-        )
+    write_evaluation(options.json, options.model, metrics=metrics)
 
 
 if __name__ == "__main__":

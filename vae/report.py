@@ -5,16 +5,8 @@ from typing import Any
 
 from shared.data.splits import Split
 from shared.errors import UserError
+from shared.run import report
 from shared.run.folder import read_metrics
-from shared.run.report import (
-    finish_run,
-    model_card,
-    pictures_folder,
-    print_setup,
-    shares,
-    training_settings,
-    write_model,
-)
 from shared.run.run import Run
 from vae import pictures
 from vae.config import Config
@@ -38,14 +30,14 @@ def print_run(run: Run, config: Config, model: VAE | VIB, data: Split) -> None:
     steps = -(-n // size)
     unseen = "validation" if config.validation else "test"
     grey = "" if config.pixels == "binarised" else ": Bernoulli scores, not log-likelihoods"
-    print_setup(
+    report.print_setup(
         run,
         model=f"{config.network} {type(model).__name__}, "
         f"{sum(p.numel() for p in model.parameters()):,} parameters, "
         f"{config.latent} latents, objective {config.objective}, beta {config.beta:g}",
         data=f"{n:,} training and {len(data.unseen_images):,} {unseen} digits, "
         f"pixels {config.pixels}{grey}",
-        batch=f"{shares(size)}; {steps} steps x {config.epochs} epochs = "
+        batch=f"{report.shares(size)}; {steps} steps x {config.epochs} epochs = "
         f"{steps * config.epochs:,} steps",
         units="nats per digit, unless said",
     )
@@ -56,21 +48,14 @@ def write_outputs(run: Run, config: Config, model: VAE | VIB, data: Split) -> No
     run.say("evaluating ...")
     seconds = round(run.elapsed(), 1)
     metrics = evaluate(model, config.pixels, data, config.evaluation_samples)
-    settings = training_settings(run.preset, config)
-    write_model(
-        run.folder / "model",
-        model.save_pretrained,
-        card(model, settings, metrics),
-        training=settings,
-        metrics=metrics,
-    )
-    records = read_metrics(run.folder)
-    with pictures_folder(run) as folder:
-        draw(model, config, data, records, metrics, folder)
-    last = {key: value for key, value in records[-1].items() if key != "step"}
-    finish_run(
+    settings = report.training_settings(run.preset, config)
+    text = card(model, settings, metrics)
+    report.write_trained(run, model.save_pretrained, text, settings, metrics)
+    with report.pictures_folder(run) as folder:
+        draw(model, config, data, read_metrics(run.folder), metrics, folder)
+    report.finish_run(
         run,
-        {"steps": run.step, "training_seconds": seconds, "training": last, "unseen": metrics},
+        report.training_summary(run, seconds) | {"unseen": metrics},
         f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s, all in {run.elapsed():.0f} s; "
         f"pictures in {folder}, model in {run.folder / 'model'}",
     )
@@ -83,7 +68,7 @@ def card(model: VAE | VIB, settings: dict[str, Any], metrics: dict[str, Any]) ->
         objective beta pixels network latent width depth channels activation epochs batch_size
         samples seed
     """.split()
-    return model_card(
+    return report.model_card(
         f"{kind} on MNIST, preset `{settings['preset']}` of KL Zoo",
         ["mnist", kind.lower(), "variational-inference"],
         result=f"Trained on {config['pixels']} 28 x 28 digits. On\n{metrics['digits']:,} unseen "

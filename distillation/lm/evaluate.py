@@ -18,8 +18,7 @@ from shared.data.text import load_documents
 from shared.errors import UserError
 from shared.language_models.causal import LanguageModel
 from shared.run.checkpoint import verify_folder
-from shared.run.environment import describe
-from shared.run.folder import write_json
+from shared.run.report import write_evaluation
 from shared.training.seeding import EVALUATION, generator
 
 SHOWN = 2  # continuations
@@ -130,11 +129,7 @@ def main() -> None:
             f"\n{shown['prompt']} ...\n  student  {shown['student']!r}\n"
             f"  teacher  {shown['teacher']!r}"
         )
-    if options.json:
-        write_json(
-            Path(options.json),
-            {"model": options.model, "metrics": metrics, "environment": describe()},
-        )
+    write_evaluation(options.json, options.model, metrics=metrics)
 
 
 def _trained_by(folder: Path) -> str:

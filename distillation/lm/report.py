@@ -8,16 +8,8 @@ from distillation.lm.evaluate import evaluate, headline
 from distillation.lm.metrics import distance
 from distillation.lm.teacher import TeacherData
 from shared.language_models.causal import LanguageModel
+from shared.run import report
 from shared.run.folder import read_metrics
-from shared.run.report import (
-    finish_run,
-    model_card,
-    pictures_folder,
-    print_setup,
-    shares,
-    training_settings,
-    write_model,
-)
 from shared.run.run import Run
 
 
@@ -28,14 +20,14 @@ def print_run(run: Run, config: Config, student: LanguageModel, data: TeacherDat
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     of_teacher = sum(p.numel() for p in data.teacher.parameters())
     where = f"layers {config.layers} of it" if not config.student else config.student
-    print_setup(
+    report.print_setup(
         run,
         teacher=f"{config.teacher}, {of_teacher:,} parameters",
         student=f"{where}, {total:,} parameters, {trained:,} of them trained; "
         f"objective {config.objective}, temperature {config.temperature:g}",
         data=f"{len(data.blocks.tokens):,} blocks of {config.length}, "
         f"{int(data.blocks.counts.sum()):,} tokens; {len(data.unseen.tokens)} held-out blocks",
-        batch=f"{shares(size).replace(' =', ' blocks =', 1)}; "
+        batch=f"{report.shares(size).replace(' =', ' blocks =', 1)}; "
         f"{-(-config.epoch_blocks // size) * config.epochs} steps",
         units="nats per token, unless said",
     )
@@ -56,27 +48,21 @@ def write_outputs(run: Run, config: Config, student: LanguageModel, data: Teache
     """Evaluate the trained student in float32 and write model/, pictures/, summary.json."""
     run.say("evaluating ...")
     seconds, records = round(run.elapsed(), 1), read_metrics(run.folder)
-    with pictures_folder(run) as folder:
+    with report.pictures_folder(run) as folder:
         measured = [line for line in records if "unseen_agreement" in line]  # all but some of TRL's
         pictures.curves({config.objective: measured}, folder / "curves.png")
     metrics = evaluate(student, data.teacher, data.tokenizer, data.unseen)
-    settings = training_settings(run.preset, config)
+    settings = report.training_settings(run.preset, config)
 
     def save(path: Any) -> None:
         student.to_transformers().save_pretrained(path)
         data.tokenizer.save_pretrained(path)
 
-    write_model(
-        run.folder / "model", save, card(settings, metrics), training=settings, metrics=metrics
-    )
-    finish_run(
+    report.write_trained(run, save, card(settings, metrics), settings, metrics)
+    summary = {"steps": run.step, "training_seconds": seconds, "training": records[-1]}
+    report.finish_run(
         run,
-        {
-            "steps": run.step,
-            "training_seconds": seconds,
-            "training": records[-1],
-            "unseen": metrics,
-        },
+        summary | {"unseen": metrics},
         f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s, all in {run.elapsed():.0f} s; "
         f"picture in {folder}, model in {run.folder / 'model'}",
     )
@@ -89,7 +75,7 @@ def card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
         teacher layers student objective temperature text completions on_policy length epochs
         epoch_blocks batch_size optimizer seed
     """.split()
-    return model_card(
+    return report.model_card(
         f"A student of {config['teacher']}, preset `{settings['preset']}` of KL Zoo",
         ["knowledge-distillation", "kl-zoo"],
         library="transformers",

@@ -19,17 +19,7 @@ from rlhf.experiments.trl_ppo import FOLDER, VERSION
 from shared import cli
 from shared.config import Count
 from shared.errors import UserError
-from shared.experiments.bench import (
-    NO_GPU,
-    Clock,
-    Figures,
-    Round,
-    measure_rounds,
-    median,
-    ratio,
-    report,
-    spread,
-)
+from shared.experiments import bench
 
 PROGRAM = "rlhf.experiments.bench"
 PEER = "trl-1.12"
@@ -59,11 +49,9 @@ ROWS = {  # in the order of a round
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(bench.Options):
     """Time an iteration of our PPO, of TRL 1.12's and of TRL 1.16's RLOO, all with an adapter."""
 
-    repetitions: Count = 3
-    """Rounds; each measures every row once, in a new process."""
     iterations: Count = 2
     """Iterations per measurement, after a first one that is not timed."""
     model: str = "smollm2"
@@ -76,10 +64,6 @@ class Options:
     """Tokens of a completion at most."""
     data: str = "data"
     """Folder of the data sets and of SmolLM2."""
-    json: str = ""
-    """File that receives every figure, with the environment."""
-    only: str = ""
-    """Measure this row once, in this process, and print it as JSON: what every round is made of."""
 
 
 def config_of(options: Options) -> Config:
@@ -94,7 +78,7 @@ def config_of(options: Options) -> Config:
     )
 
 
-def measure(row: str, config: Config) -> Figures:
+def measure(row: str, config: Config) -> bench.Figures:
     """One row in this process; ``config.iterations`` are timed, after one that is not."""
     with tempfile.TemporaryDirectory() as name:
         folder, (_, changes) = Path(name), ROWS[row]
@@ -108,7 +92,7 @@ def measure(row: str, config: Config) -> Figures:
             checkpoint_every=10**6,
             out=str(folder / "run"),
         )
-        clock = Clock(config.iterations)
+        clock = bench.Clock(config.iterations)
         config = replace(config, iterations=1 + config.iterations)
         torch.set_flush_denormal(True)  # shared.processes.launch does so for ours
         loops = {"trl-1.12": trl_ppo, "rloo": trl_rloo}
@@ -132,23 +116,25 @@ COLUMNS = (
 )
 
 
-def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+def summary(rounds: Sequence[bench.Round]) -> list[dict[str, Any]]:
     """One table row for each loop: medians over the rounds, ratios within a round.
 
     The phases are shares of the iteration.
     """
     speed, table = "samples_per_cpu_second", []
     for row, loop in ROWS.items():
-        speeds = {speed: median(rounds, row, speed)} | spread(rounds, row, speed)
+        speeds = {speed: bench.median(rounds, row, speed)} | bench.spread(rounds, row, speed)
         line: dict[str, Any] = {"row": row, "name": loop.name, "n": len(rounds)}
         line |= {key: round(value, 3) for key, value in speeds.items()}
-        line["over_peer"] = round(ratio(rounds, row, PEER, speed), 3)
-        line["peak_gigabytes"] = round(median(rounds, row, "peak_bytes") / 1e9, 2)
-        line["memory_of_peer"] = round(ratio(rounds, row, PEER, "peak_bytes"), 3)
+        line["over_peer"] = round(bench.ratio(rounds, row, PEER, speed), 3)
+        line["peak_gigabytes"] = round(bench.median(rounds, row, "peak_bytes") / 1e9, 2)
+        line["memory_of_peer"] = round(bench.ratio(rounds, row, PEER, "peak_bytes"), 3)
         line["trained"] = int(rounds[0][row]["trained"])
-        line["seconds"] = round(median(rounds, row, "seconds"), 2)
+        line["seconds"] = round(bench.median(rounds, row, "seconds"), 2)
         phases = [phase for phase in PHASES if phase in rounds[0][row]]
-        line |= {phase: round(ratio(rounds, row, row, phase, "seconds"), 3) for phase in phases}
+        line |= {
+            phase: round(bench.ratio(rounds, row, row, phase, "seconds"), 3) for phase in phases
+        }
         table.append(line)
     return table
 
@@ -165,14 +151,14 @@ def check(options: Options) -> None:
 
 
 def environment_of(row: str) -> dict[str, str]:
-    env = NO_GPU | {"HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
+    env = bench.NO_GPU | {"HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
     return env | ({"PYTHONPATH": str(FOLDER)} if row == PEER else {})
 
 
 def main() -> None:
     options = cli.read_options(Options, PROGRAM)
     check(options)
-    rounds = measure_rounds(
+    rounds = bench.measure_rounds(
         PROGRAM,
         options,
         [*ROWS],
@@ -182,7 +168,7 @@ def main() -> None:
         env=environment_of,
     )
     if rounds:
-        report(options, COLUMNS, summary(rounds), note=NOTE, rounds=rounds)
+        bench.report(options, COLUMNS, summary(rounds), note=NOTE, rounds=rounds)
 
 
 if __name__ == "__main__":

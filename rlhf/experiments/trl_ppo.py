@@ -230,16 +230,16 @@ class Record(TrainerCallback):
         logs["objective/kl_k1"] = logs.pop("objective/kl")
         self.run.step = state.global_step
         self.run.record(means | logs)
-        told_rewards = ", ".join(f"{value:.3f}" for value in means.values())
+        rewards = ", ".join(f"{value:.3f}" for value in means.values())
         self.run.say(
             f"rollout {self.run.step}/{state.max_steps}, {self.run.elapsed():.0f} s: rewards "
-            f"{told_rewards}, KL {logs['objective/kl_k1']:.2f} nats (k1)"
+            f"{rewards}, KL {logs['objective/kl_k1']:.2f} nats (k1)"
         )
 
 
 def train(preset: str, config: PeerConfig) -> None:
     """The whole of training, from prompts to the run folder's summary."""
-    accelerator = start(config, cpu=True)  # where TRL's trainer is measured to stay, too
+    accelerator = start(config, cpu=True)  # where TRL's trainer runs, too
     if accelerator.num_processes > 1:
         raise UserError(
             "rlhf.experiments.trl_ppo: TRL's trainer with an adapter runs on one process only"

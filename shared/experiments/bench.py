@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from shared.config import option
+from shared.config import Count, option
 from shared.errors import UserError
 from shared.experiments.tables import describe_columns, markdown, write_result
 from shared.run.environment import describe
@@ -32,15 +32,16 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
-class Options(Protocol):
+@dataclass(frozen=True)
+class Options:
     """The options that every benchmark has."""
 
-    @property
-    def repetitions(self) -> int: ...
-    @property
-    def json(self) -> str: ...
-    @property
-    def only(self) -> str: ...
+    repetitions: Count = 3
+    """Rounds; each measures every row once, in a new process."""
+    json: str = ""
+    """File that receives every figure, with the environment."""
+    only: str = ""
+    """Measure this row once, in this process, and print it as JSON: what every round is made of."""
 
 
 def measure_rounds(
@@ -128,7 +129,7 @@ def report(
             table,
             **more,
             load_average=os.getloadavg(),
-            options=asdict(options),  # type: ignore[call-overload]
+            options=asdict(options),
             environment=describe(),
         )
 

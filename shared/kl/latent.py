@@ -23,12 +23,7 @@ class KLDecomposition(NamedTuple):
 
 
 def decompose_kl(
-    z: Tensor,
-    mu: Tensor,
-    logvar: Tensor,
-    batch_mu: Tensor,
-    batch_logvar: Tensor,
-    dataset_size: int,
+    z: Tensor, mu: Tensor, logvar: Tensor, batch_mu: Tensor, batch_logvar: Tensor, dataset_size: int
 ) -> KLDecomposition:
     """The three terms by minibatch-weighted sampling (Chen et al. 2018, Appendix C.1, eq. S3).
 

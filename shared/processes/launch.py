@@ -8,12 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedType,
-    ProjectConfiguration,
-    broadcast_object_list,
-    set_seed,
-)
+from accelerate.utils import DistributedType, ProjectConfiguration, broadcast_object_list, set_seed
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 

@@ -13,7 +13,8 @@ from shared.config import RunConfig
 from shared.errors import UserError, first_line, full_disk_is_a_user_error
 from shared.processes.distributed import world_size
 from shared.run.checkpoint import write_folder
-from shared.run.folder import write_json
+from shared.run.environment import describe
+from shared.run.folder import read_metrics, write_json
 from shared.run.run import Run
 
 
@@ -50,6 +51,17 @@ def write_model(path: Path, save: Callable[[Path], object], card: str, **documen
         (folder / "README.md").write_text(card)
 
     write_folder(path, write)
+
+
+def write_trained(
+    run: Run,
+    save: Callable[[Path], object],
+    card: str,
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+) -> None:
+    """The model folder of a run: ``write_model`` with its settings and metrics."""
+    write_model(run.folder / "model", save, card, training=settings, metrics=metrics)
 
 
 def model_card(
@@ -99,6 +111,12 @@ def pictures_folder(run: Run) -> Iterator[Path]:
         yield folder
 
 
+def training_summary(run: Run, seconds: float) -> dict[str, Any]:
+    """The part of summary.json about the training, which took ``seconds``."""
+    last = {key: value for key, value in read_metrics(run.folder)[-1].items() if key != "step"}
+    return {"steps": run.step, "training_seconds": seconds, "training": last}
+
+
 def finish_run(run: Run, summary: Mapping[str, Any], result: str) -> None:
     """Write summary.json, print the result, and upload the model if ``--push-to-hub`` asks for it.
 
@@ -109,6 +127,16 @@ def finish_run(run: Run, summary: Mapping[str, Any], result: str) -> None:
     run.say(result)
     if run.config.push_to_hub:
         run.say(f"uploaded to {push(run.folder / 'model', run.config.push_to_hub)}")
+
+
+def write_evaluation(path: str, model: str, **figures: Any) -> None:
+    """Write the metrics of an evaluated model, with the environment; nothing if ``path`` is "".
+
+    Raises:
+        UserError: the disk is full.
+    """
+    if path:
+        write_json(Path(path), {"model": model, **figures, "environment": describe()})
 
 
 def push(folder: Path, repository: str) -> str:

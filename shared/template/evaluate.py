@@ -12,8 +12,7 @@ from shared.data.mnist import load_mnist
 from shared.data.splits import Split, split
 from shared.errors import UserError
 from shared.run.checkpoint import check_architecture, read_model
-from shared.run.environment import describe
-from shared.run.folder import write_json
+from shared.run.report import write_evaluation
 from shared.template import objective
 from shared.template.model import ARCHITECTURE, Classifier
 
@@ -76,11 +75,7 @@ def main() -> None:
     data = split(digits, validation=0, train_size=0, test_size=options.test_size)
     metrics = unseen_metrics(model, data)
     print(headline(metrics))
-    if options.json:
-        write_json(
-            Path(options.json),
-            {"model": options.model, "metrics": metrics, "environment": describe()},
-        )
+    write_evaluation(options.json, options.model, metrics=metrics)
 
 
 if __name__ == "__main__":

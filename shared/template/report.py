@@ -7,16 +7,8 @@ from matplotlib.figure import Figure
 
 from shared import figures
 from shared.data.splits import Split
+from shared.run import report
 from shared.run.folder import read_metrics
-from shared.run.report import (
-    finish_run,
-    model_card,
-    pictures_folder,
-    print_setup,
-    shares,
-    training_settings,
-    write_model,
-)
 from shared.run.run import Run
 from shared.template.config import Config
 from shared.template.evaluate import headline, unseen_metrics
@@ -27,11 +19,11 @@ def print_run(run: Run, config: Config, model: Classifier, data: Split) -> None:
     """Print the batch arithmetic, the number of parameters and the units."""
     n, size = len(data.images), config.batch_size
     steps = -(-n // size)
-    print_setup(
+    report.print_setup(
         run,
         model=f"{sum(p.numel() for p in model.parameters()):,} parameters, beta {config.beta:g}",
         data=f"{n:,} training and {len(data.unseen_images):,} unseen digits",
-        batch=f"{shares(size)}; {steps} steps x {config.epochs} epochs = "
+        batch=f"{report.shares(size)}; {steps} steps x {config.epochs} epochs = "
         f"{steps * config.epochs:,} steps",
         units="nats per digit, unless said",
     )
@@ -40,17 +32,12 @@ def print_run(run: Run, config: Config, model: Classifier, data: Split) -> None:
 def write_outputs(run: Run, config: Config, model: Classifier, data: Split) -> None:
     """Evaluate the trained model and write model/, pictures/ and summary.json of the run."""
     seconds, metrics = round(run.elapsed(), 1), unseen_metrics(model, data)
-    settings = training_settings(run.preset, config)
-    write_model(
-        run.folder / "model",
-        model.save_pretrained,
-        card(settings, metrics),
-        training=settings,
-        metrics=metrics,
-    )
-    with pictures_folder(run) as pictures:
+    settings = report.training_settings(run.preset, config)
+    text = card(settings, metrics)
+    report.write_trained(run, model.save_pretrained, text, settings, metrics)
+    with report.pictures_folder(run) as pictures:
         draw(read_metrics(run.folder), pictures / "curves.png")
-    finish_run(
+    report.finish_run(
         run,
         {"steps": run.step, "training_seconds": seconds, "unseen": metrics},
         f"\n{headline(metrics)}\n\ntrained in {seconds:.0f} s; picture in {pictures}, "
@@ -72,7 +59,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 def card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
     names = "beta width depth epochs batch_size lr seed".split()
-    return model_card(
+    return report.model_card(
         f"Classifier of digits, preset `{settings['preset']}` of KL Zoo",
         ["mnist"],
         result=f"On {metrics['digits']:,} unseen digits:\n\n```\n{headline(metrics)}\n```",

@@ -7,12 +7,7 @@ from shared.processes.distributed import all_reduce_sum
 
 
 def gae(
-    rewards: Tensor,
-    values: Tensor,
-    next_values: Tensor,
-    ended: Tensor,
-    gamma: float,
-    lam: float,
+    rewards: Tensor, values: Tensor, next_values: Tensor, ended: Tensor, gamma: float, lam: float
 ) -> Tensor:
     """Schulman et al. 2016 (arXiv 1506.02438), eq. 16, for rows of time [time, ...].
 

@@ -9,12 +9,7 @@ from torch.func import functional_call
 
 from trpo_ppo.policy import Agent, Categorical, Gaussian, flat
 from trpo_ppo.ppo import surrogate
-from trpo_ppo.trpo import (
-    conjugate_gradient,
-    fisher_vector_product,
-    natural_step,
-    trust_region_step,
-)
+from trpo_ppo.trpo import conjugate_gradient, fisher_vector_product, natural_step, trust_region_step
 
 KINDS = ["categorical", "gaussian"]
 

@@ -7,15 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.helpers import (
-    TINY,
-    Processes,
-    Result,
-    assert_same_run,
-    last_state,
-    metrics,
-    refused,
-)
+from tests.helpers import TINY, Processes, Result, assert_same_run, last_state, metrics, refused
 
 # 51 digits in batches of 25: rows 13 + 12 twice, then 1 + 0. With Adam: Muon orthogonalises in
 # bfloat16, which would blow rounding up.

@@ -13,7 +13,7 @@ from typing import Any
 
 from shared import cli
 from shared.config import Count
-from shared.experiments.bench import Round, measure_rounds, median, ratio, report, spread
+from shared.experiments import bench
 from trpo_ppo.experiments.bench_loops import ROWS, measure
 from trpo_ppo.experiments.peers import require
 
@@ -22,17 +22,11 @@ SPEED = "steps_per_cpu_second"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(bench.Options):
     """Time our training, stable-baselines3's PPO and sb3-contrib's TRPO, and the bare simulator."""
 
-    repetitions: Count = 3
-    """Rounds; each measures every row once, in a new process."""
     steps: Count = 20_480
     """Environment steps per measurement, after a first rollout that is not timed."""
-    json: str = ""
-    """File that receives every figure, with the environment."""
-    only: str = ""
-    """Measure this row once, in this process, and print it as JSON: what every round is made of."""
 
 
 COLUMNS = [
@@ -47,16 +41,16 @@ COLUMNS = [
 ]
 
 
-def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+def summary(rounds: Sequence[bench.Round]) -> list[dict[str, Any]]:
     """One table row for each loop: median, range, and medians of ratios within a round."""
     table = []
     for row, loop in ROWS.items():
         line: dict[str, Any] = {"row": row, "task": loop.env, "name": loop.name, "n": len(rounds)}
-        line |= {"value": median(rounds, row, SPEED)} | spread(rounds, row, SPEED)
+        line |= {"value": bench.median(rounds, row, SPEED)} | bench.spread(rounds, row, SPEED)
         if loop.peer:
-            line["over_peer"] = ratio(rounds, row, loop.peer, SPEED)
+            line["over_peer"] = bench.ratio(rounds, row, loop.peer, SPEED)
         if loop.kind != "simulator":
-            line["of_simulator"] = ratio(rounds, row, f"{loop.env} simulator", SPEED)
+            line["of_simulator"] = bench.ratio(rounds, row, f"{loop.env} simulator", SPEED)
         table.append(line)
     return table
 
@@ -64,7 +58,7 @@ def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
 def main() -> None:
     options = cli.read_options(Options, PROGRAM)
     require()
-    rounds = measure_rounds(
+    rounds = bench.measure_rounds(
         PROGRAM,
         options,
         [*ROWS],
@@ -74,7 +68,7 @@ def main() -> None:
     )
     if rounds:
         flat = [{row: figures[SPEED] for row, figures in one.items()} for one in rounds]
-        report(options, COLUMNS, summary(rounds), rounds=flat)
+        bench.report(options, COLUMNS, summary(rounds), rounds=flat)
 
 
 if __name__ == "__main__":

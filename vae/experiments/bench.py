@@ -14,7 +14,7 @@ from shared import cli
 from shared.config import Count
 from shared.data.mnist import load_mnist
 from shared.errors import UserError
-from shared.experiments.bench import Round, measure_rounds, median, ratio, report, spread
+from shared.experiments import bench
 from vae.config import PRESETS
 from vae.experiments.bench_loops import DIGITS, SAME, example, ours, pythae
 
@@ -30,7 +30,7 @@ PEERS = ("example", "pythae")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(bench.Options):
     """Time our training loop, the PyTorch example's and pythae's: images per CPU-second."""
 
     repetitions: Count = 5
@@ -39,10 +39,6 @@ class Options:
     """Images per measurement, rounded up to whole batches. 60000: one pass."""
     data: str = "data"
     """Folder of the data sets."""
-    json: str = ""
-    """File that receives every figure, with the environment."""
-    only: str = ""
-    """Measure this row once, in this process, and print it as JSON: what every round is made of."""
 
 
 def measure(row: str, images: int, data: str) -> dict[str, float]:
@@ -71,7 +67,7 @@ COLUMNS = (
 )
 
 
-def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+def summary(rounds: Sequence[bench.Round]) -> list[dict[str, Any]]:
     """A row of the table for each of ROWS: medians over the rounds, ratios within a round.
 
     ``products_alone_over_this`` is what the ratio would be if all of our step but its matrix
@@ -80,12 +76,12 @@ def summary(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     speed, table = "images_per_cpu_second", []
     for row, name in ROWS.items():
         line: dict[str, Any] = {"row": row, "name": name, "n": len(rounds)}
-        line |= {key: round(median(rounds, row, key), 3) for key in rounds[0][row]}
-        line |= {key: round(value) for key, value in spread(rounds, row, speed).items()}
+        line |= {key: round(bench.median(rounds, row, key), 3) for key in rounds[0][row]}
+        line |= {key: round(value) for key, value in bench.spread(rounds, row, speed).items()}
         if row in PEERS:
             products = f"products_{speed}"
-            line["ours_over_this"] = round(ratio(rounds, "ours-grey", row, speed), 3)
-            alone = ratio(rounds, "ours-grey", row, products, speed)
+            line["ours_over_this"] = round(bench.ratio(rounds, "ours-grey", row, speed), 3)
+            alone = bench.ratio(rounds, "ours-grey", row, products, speed)
             line["products_alone_over_this"] = round(alone, 3)
         table.append(line)
     return table
@@ -96,7 +92,7 @@ def main() -> None:
     if importlib.util.find_spec("pythae") is None:
         raise UserError("pythae is not installed: `make bench-vae` installs requirements-bench.txt")
     load_mnist(Path(options.data))  # fetched or refused before anything is timed
-    rounds = measure_rounds(
+    rounds = bench.measure_rounds(
         PROGRAM,
         options,
         [*ROWS],
@@ -105,7 +101,7 @@ def main() -> None:
         figure="{images_per_cpu_second:,.0f}",
     )
     if rounds:
-        report(options, COLUMNS, summary(rounds), rounds=rounds)
+        bench.report(options, COLUMNS, summary(rounds), rounds=rounds)
 
 
 if __name__ == "__main__":

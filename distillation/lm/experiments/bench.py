@@ -17,16 +17,7 @@ from torch import Tensor
 from distillation.lm.objective import LazyLogits, chunked
 from shared import cli
 from shared.config import Count
-from shared.experiments.bench import (
-    Figures,
-    Round,
-    measure_rounds,
-    measured,
-    median,
-    ratio,
-    report,
-    spread,
-)
+from shared.experiments import bench
 
 PROGRAM = "distillation.lm.experiments.bench"
 METHODS = {  # in the order of a round
@@ -38,21 +29,15 @@ VOCABULARIES = (49_152, 131_072)
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(bench.Options):
     """Time and memory of the distillation loss from hidden states, forward and backward."""
 
-    repetitions: Count = 3
-    """Rounds; each measures every method once for each vocabulary, in a new process."""
     positions: Count = 2048
     """Tokens."""
     width: Count = 576
     """Width of the hidden states of both models."""
     vocabularies: tuple[Count, ...] = VOCABULARIES
     """Sizes of the vocabulary."""
-    json: str = ""
-    """File that receives every figure, with the environment."""
-    only: str = ""
-    """Measure this row, such as ours-49152, once in this process, and print it as JSON."""
 
 
 def heads(positions: int, vocabulary: int, width: int) -> tuple[LazyLogits, LazyLogits]:
@@ -89,7 +74,7 @@ def loss(method: str, teacher: LazyLogits, student: LazyLogits) -> Tensor:
             return values.sum() / n
 
 
-def measure(method: str, vocabulary: int, positions: int, width: int) -> Figures:
+def measure(method: str, vocabulary: int, positions: int, width: int) -> bench.Figures:
     """One method in this process, after a first pass over a few positions."""
     loss(method, *heads(8, 1024, width)).backward()
     teacher, student = heads(positions, vocabulary, width)
@@ -100,7 +85,7 @@ def measure(method: str, vocabulary: int, positions: int, width: int) -> Figures
         value.backward()
         values.append(value.item())
 
-    seconds, peak = measured(step)
+    seconds, peak = bench.measured(step)
     gradients = sum(4.0 * tensor.numel() for tensor in student)  # kept, whatever the method
     return {"seconds": seconds, "extra_bytes": max(0.0, peak - gradients), "value": values[0]}
 
@@ -116,19 +101,20 @@ COLUMNS = (
 )
 
 
-def summary(rounds: Sequence[Round], vocabularies: Sequence[int]) -> list[dict[str, Any]]:
+def summary(rounds: Sequence[bench.Round], vocabularies: Sequence[int]) -> list[dict[str, Any]]:
     """A row of the table per vocabulary and method: medians over rounds, ratios within one."""
     table = []
     for vocabulary in vocabularies:
         naive = name_of("naive", vocabulary)
         for method, title in METHODS.items():
             row = name_of(method, vocabulary)
-            seconds = {"seconds": median(rounds, row, "seconds")} | spread(rounds, row, "seconds")
+            seconds = {"seconds": bench.median(rounds, row, "seconds")}
+            seconds |= bench.spread(rounds, row, "seconds")
             line: dict[str, Any] = {"row": method, "name": title, "vocabulary": vocabulary}
             line |= {"n": len(rounds)} | {key: round(x, 3) for key, x in seconds.items()}
-            line["time_of_naive"] = round(ratio(rounds, row, naive, "seconds"), 3)
-            line["extra_mebibytes"] = round(median(rounds, row, "extra_bytes") / 2**20, 1)
-            line["memory_of_naive"] = round(ratio(rounds, row, naive, "extra_bytes"), 4)
+            line["time_of_naive"] = round(bench.ratio(rounds, row, naive, "seconds"), 3)
+            line["extra_mebibytes"] = round(bench.median(rounds, row, "extra_bytes") / 2**20, 1)
+            line["memory_of_naive"] = round(bench.ratio(rounds, row, naive, "extra_bytes"), 4)
             line["value"] = rounds[0][row]["value"]
             table.append(line)
     return table
@@ -141,7 +127,7 @@ def name_of(method: str, vocabulary: int) -> str:
 def main() -> None:
     options = cli.read_options(Options, PROGRAM)
     sizes = {name_of(m, size): (m, size) for size in options.vocabularies for m in METHODS}
-    rounds = measure_rounds(
+    rounds = bench.measure_rounds(
         PROGRAM,
         options,
         [*sizes],
@@ -150,7 +136,7 @@ def main() -> None:
         figure="{seconds:.1f} s",
     )
     if rounds:
-        report(options, COLUMNS, summary(rounds, options.vocabularies))
+        bench.report(options, COLUMNS, summary(rounds, options.vocabularies))
 
 
 if __name__ == "__main__":

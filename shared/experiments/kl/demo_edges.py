@@ -33,10 +33,7 @@ class Case(NamedTuple):
 
 
 def _objects(
-    case: str,
-    make: Callable[..., tuple[Any, Any]],
-    parameters: tuple[Any, ...],
-    truth: float,
+    case: str, make: Callable[..., tuple[Any, Any]], parameters: tuple[Any, ...], truth: float
 ) -> Case:
     """A pair of distributions made of the parameters."""
     return Case(

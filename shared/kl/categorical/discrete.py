@@ -31,15 +31,7 @@ from typing import TypedDict, TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from ..conventions import (
-    Reduction,
-    Unit,
-    check_reduction,
-    check_weight,
-    convert,
-    reduce,
-    safe_root,
-)
+from ..conventions import Reduction, Unit, check_reduction, check_weight, convert, reduce, safe_root
 from .pairs import (
     Pair,
     Single,

@@ -14,14 +14,7 @@ from ..conventions import lifted
 from ..gaussian.diagonal import kl_normal
 from ..gaussian.full import kl_mvn, kl_mvn_from_scale_tril
 from .continuous_bernoulli import log_normaliser, mean, variance
-from .discrete import (
-    PairTable,
-    Parameters,
-    log_odds,
-    narrow,
-    parameters_of,
-    wide,
-)
+from .discrete import PairTable, Parameters, log_odds, narrow, parameters_of, wide
 
 _EULER_GAMMA = 0.57721566490153286
 

@@ -42,10 +42,7 @@ class KLEstimate(NamedTuple):
             raise ValueError(f"terms must be at least 2 along dimension {dim}, got {n}")
         fixed = terms.detach()
         return cls(
-            mean=terms.mean(dim),
-            stderr=fixed.std(dim) / math.sqrt(n),
-            n=n,
-            minimum=fixed.amin(dim),
+            mean=terms.mean(dim), stderr=fixed.std(dim) / math.sqrt(n), n=n, minimum=fixed.amin(dim)
         )
 
 

@@ -118,11 +118,7 @@ class PPOPenalty(_Coefficient):
     """
 
     def __init__(
-        self,
-        init: float,
-        target: float,
-        minimum: float = _SMALLEST,
-        maximum: float = _LARGEST,
+        self, init: float, target: float, minimum: float = _SMALLEST, maximum: float = _LARGEST
     ) -> None:
         super().__init__(init, minimum, maximum)
         _check_positive(target=target)

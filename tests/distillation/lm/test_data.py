@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from distillation.lm.data import (
-    Blocks,
-    completed,
-    split_documents,
-    spread,
-    text_blocks,
-)
+from distillation.lm.data import Blocks, completed, split_documents, spread, text_blocks
 from shared.errors import UserError
 from tests import tiny
 

@@ -28,11 +28,7 @@ def test_what_this_trainer_lacks_is_refused() -> None:
     assert PeerConfig().conflicts() == []
     assert PeerConfig(beta=0.2, seed=3, out="x", value_lr=1e-4).conflicts() == []
     told = replace(PeerConfig(), critic="separate", kl_target=6.0, micro_batch=5).conflicts()
-    assert [line.split(":")[0] for line in told] == [
-        "--kl-target",
-        "--critic",
-        "--micro-batch 5",
-    ]
+    assert [line.split(":")[0] for line in told] == ["--kl-target", "--critic", "--micro-batch 5"]
 
 
 def test_another_trl_is_refused() -> None:

@@ -4,12 +4,7 @@ import mpmath
 import pytest
 import torch
 
-from shared.kl import (
-    kl_from_logits,
-    kl_from_logits_gradient,
-    kl_normal,
-    kl_normal_gradient,
-)
+from shared.kl import kl_from_logits, kl_from_logits_gradient, kl_normal, kl_normal_gradient
 
 mpmath.mp.dps = 50
 

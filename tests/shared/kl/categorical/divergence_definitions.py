@@ -102,16 +102,8 @@ DIVERGENCES = {
         squared_hellinger_from_logits,
         over(lambda a, b: (mpmath.sqrt(a) - mpmath.sqrt(b)) ** 2 / 2),
     ),
-    "Pearson": (
-        pearson_chi2_from_probs,
-        pearson_chi2_from_logits,
-        over(chi2),
-    ),
-    "Neyman": (
-        neyman_chi2_from_probs,
-        neyman_chi2_from_logits,
-        over(lambda a, b: chi2(b, a)),
-    ),
+    "Pearson": (pearson_chi2_from_probs, pearson_chi2_from_logits, over(chi2)),
+    "Neyman": (neyman_chi2_from_probs, neyman_chi2_from_logits, over(lambda a, b: chi2(b, a))),
     **{f"renyi {order}": renyi(order) for order in RENYI_ORDERS},
     **{f"alpha {order}": alpha(order) for order in ALPHA_ORDERS},
 }

@@ -52,10 +52,7 @@ BACKWARD = FDivergence(
     1.0,
 )
 LE_CAM = FDivergence(  # sum (p - q)^2 / (p + q), at most 2
-    "triangular",
-    lambda d: torch.expm1(-d.abs()).square() / (1 + (-d.abs()).exp()),
-    1.0,
-    1.0,
+    "triangular", lambda d: torch.expm1(-d.abs()).square() / (1 + (-d.abs()).exp()), 1.0, 1.0
 )
 
 

@@ -13,11 +13,7 @@ from shared.kl.categorical.divergences import (
     squared_hellinger_from_probs,
     total_variation_from_probs,
 )
-from shared.kl.categorical.renyi import (
-    alpha_from_probs,
-    renyi_from_logits,
-    renyi_from_probs,
-)
+from shared.kl.categorical.renyi import alpha_from_probs, renyi_from_logits, renyi_from_probs
 from tests.shared.kl.categorical.divergence_definitions import (
     BIASED,
     DIVERGENCES,

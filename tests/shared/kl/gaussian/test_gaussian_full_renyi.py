@@ -8,12 +8,7 @@ import torch
 from scipy.integrate import dblquad
 from scipy.stats import multivariate_normal
 
-from shared.kl.gaussian.full import (
-    bhattacharyya_mvn,
-    kl_mvn,
-    renyi_mvn,
-    squared_hellinger_mvn,
-)
+from shared.kl.gaussian.full import bhattacharyya_mvn, kl_mvn, renyi_mvn, squared_hellinger_mvn
 from tests.shared.kl.gaussian.random_gaussians import F64, gaussians
 
 
