@@ -125,9 +125,8 @@ def write_policy(
 
 def card(preset: str, config: LanguageConfig, metrics: dict[str, Any]) -> str:
     """The model card: how it was trained, what it reached, how to load it."""
-    names = """
-        model lora prompts completion reward beta kl kl_target iterations batch_size epochs lr seed
-    """.split()
+    names = """model lora prompts completion reward beta kl kl_target iterations batch_size epochs
+        lr seed""".split()
     return model_card(
         f"{config.model} trained by {config.METHOD}, preset `{preset}` of KL Zoo",
         ["rlhf", "kl-zoo"],

@@ -78,4 +78,4 @@ def problems(config: Any) -> list[str]:
         for bound in getattr(hints[field.name], "__metadata__", ()):
             if isinstance(bound, Between) and value not in bound:
                 messages.append(f"{option(field.name)} {value}: must be {bound}")
-    return messages + (config.conflicts() if isinstance(config, RunConfig) else [])
+    return messages + (config.conflicts() if hasattr(config, "conflicts") else [])

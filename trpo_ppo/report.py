@@ -119,10 +119,8 @@ def card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
     config = settings["config"]
     env, algo = config["env"], config["algo"]
-    names = ["env", "algo", STEP_SIZE[algo]]
-    names += """
-        steps num_envs rollout gamma lam epochs minibatch lr width depth normalise seed
-    """.split()
+    names = f"""env algo {STEP_SIZE[algo]} steps num_envs rollout gamma lam epochs minibatch lr
+        width depth normalise seed""".split()
     return report.model_card(
         f"{env} by {algo}, preset `{settings['preset']}` of KL Zoo",
         ["reinforcement-learning", env, algo],

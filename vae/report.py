@@ -64,10 +64,8 @@ def write_outputs(run: Run, config: Config, model: VAE | VIB, data: Split) -> No
 def card(model: VAE | VIB, settings: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
     kind, config = type(model).__name__, settings["config"]
-    names = """
-        objective beta pixels network latent width depth channels activation epochs batch_size
-        samples seed
-    """.split()
+    names = """objective beta pixels network latent width depth channels activation epochs
+        batch_size samples seed""".split()
     return report.model_card(
         f"{kind} on MNIST, preset `{settings['preset']}` of KL Zoo",
         ["mnist", kind.lower(), "variational-inference"],

@@ -37,10 +37,8 @@ def unseen_metrics(student: LanguageModel, data: TeacherData) -> dict[str, float
     """Distance from the teacher on the held-out blocks, in the precision of training."""
     with data.accelerator.autocast():
         result = distance(student, data.teacher, data.unseen, data.unseen_predictions)
-    names = """
-        kl_teacher_student kl_teacher_student_standard_error kl_student_teacher agreement
-        cross_entropy_student
-    """.split()
+    names = """kl_teacher_student kl_teacher_student_standard_error kl_student_teacher
+        agreement cross_entropy_student""".split()
     return {f"unseen_{name}": result[name] for name in names}
 
 
@@ -71,10 +69,8 @@ def write_outputs(run: Run, config: Config, student: LanguageModel, data: Teache
 def card(settings: dict[str, Any], metrics: dict[str, Any]) -> str:
     """The model card: what it is, how it was trained, what it reached, how to load it."""
     config = settings["config"]
-    names = """
-        teacher layers student objective temperature text completions on_policy length epochs
-        epoch_blocks batch_size optimizer seed
-    """.split()
+    names = """teacher layers student objective temperature text completions on_policy length
+        epochs epoch_blocks batch_size optimizer seed""".split()
     return report.model_card(
         f"A student of {config['teacher']}, preset `{settings['preset']}` of KL Zoo",
         ["knowledge-distillation", "kl-zoo"],

@@ -65,6 +65,13 @@ class Options(bench.Options):
     data: str = "data"
     """Folder of the data sets and of SmolLM2."""
 
+    def conflicts(self) -> list[str]:
+        """Sizes that do not fit."""
+        if self.batch_size % self.micro_batch or self.micro_batch % 4:
+            problem = f"must divide --batch-size {self.batch_size} and be a multiple of 4"
+            return [*super().conflicts(), f"--micro-batch {self.micro_batch}: {problem}"]
+        return super().conflicts()
+
 
 def config_of(options: Options) -> Config:
     """The settings that all rows have in common; the rest are the defaults of rlhf.ppo."""
@@ -139,17 +146,6 @@ def summary(rounds: Sequence[bench.Round]) -> list[dict[str, Any]]:
     return table
 
 
-def check(options: Options) -> None:
-    """UserError unless the sizes fit and the peer is installed."""
-    if options.batch_size % options.micro_batch or options.micro_batch % 4:
-        raise UserError(
-            f"--micro-batch {options.micro_batch}: must divide --batch-size "
-            f"{options.batch_size} and be a multiple of 4"
-        )
-    if not options.only and not (FOLDER / "trl").is_dir():
-        raise UserError(f"{FOLDER}: TRL {VERSION} is not there; `make bench-rlhf` puts it there")
-
-
 def environment_of(row: str) -> dict[str, str]:
     env = bench.NO_GPU | {"HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
     return env | ({"PYTHONPATH": str(FOLDER)} if row == PEER else {})
@@ -157,7 +153,8 @@ def environment_of(row: str) -> dict[str, str]:
 
 def main() -> None:
     options = cli.read_options(Options, PROGRAM)
-    check(options)
+    if not options.only and not (FOLDER / "trl").is_dir():
+        raise UserError(f"{FOLDER}: TRL {VERSION} is missing; `make bench-rlhf` fetches it")
     rounds = bench.measure_rounds(
         PROGRAM,
         options,
@@ -168,7 +165,7 @@ def main() -> None:
         env=environment_of,
     )
     if rounds:
-        bench.report(options, COLUMNS, summary(rounds), note=NOTE, rounds=rounds)
+        bench.report(options, COLUMNS, summary(rounds), options.json, note=NOTE, rounds=rounds)
 
 
 if __name__ == "__main__":

@@ -43,13 +43,9 @@ from shared.run.run import Run
 
 VERSION = "1.12.0"
 FOLDER = Path(".venv-trl-1.12")  # of this TRL alone; the rest is that of requirements.txt
-TAKEN = set(
-    """
-    model lora lora_targets prompts max_prompt completion gold evaluation_prompts reward
+TAKEN = """model lora lora_targets prompts max_prompt completion gold evaluation_prompts reward
     aggregate uwo normalise reward_clip missing_eos beta iterations batch_size epochs
-    micro_batch lr value_lr temperature clip value_clip gamma lam seed out data
-""".split()
-)
+    micro_batch lr value_lr temperature clip value_clip gamma lam seed out data""".split()
 
 
 @dataclass(frozen=True)

@@ -33,20 +33,31 @@ NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 @dataclass(frozen=True)
-class Options:
+class Rounds:
     """The options that every benchmark has."""
 
     repetitions: Count = 3
     """Rounds; each measures every row once, in a new process."""
-    json: str = ""
-    """File that receives every figure, with the environment."""
     only: str = ""
     """Measure this row once, in this process, and print it as JSON: what every round is made of."""
 
 
+@dataclass(frozen=True)
+class Options(Rounds):
+    """Those of a benchmark with one table."""
+
+    json: str = ""
+    """File that receives every figure, with the environment."""
+
+    def conflicts(self) -> list[str]:
+        """A file that cannot be written."""
+        folder = Path(self.json).parent
+        return [] if folder.is_dir() else [f"--json {self.json}: {folder} is not a folder"]
+
+
 def measure_rounds(
     program: str,
-    options: Options,
+    options: Rounds,
     rows: Sequence[str],
     measure: Callable[[str], Figures],
     *,
@@ -66,12 +77,10 @@ def measure_rounds(
         the rounds; none with ``--only``.
 
     Raises:
-        UserError: no such row; no file can be written at ``--json``; a measurement failed.
+        UserError: no such row; a measurement failed.
     """
     if options.only and options.only not in rows:
         raise UserError(f"--only {options.only}: must be one of {', '.join(rows)}")
-    if options.json and not Path(options.json).parent.is_dir():
-        raise UserError(f"--json {options.json}: {Path(options.json).parent} is not a folder")
     torch.set_num_threads(1)
     if options.only:
         print(json.dumps(measure(options.only)))
@@ -113,18 +122,19 @@ def measure_alone(
 
 
 def report(
-    options: Options,
+    options: Rounds,
     columns: Sequence[tuple[str, str, str]],
     table: list[dict[str, Any]],
+    path: str,
     **more: Any,
 ) -> None:
-    """Print the table and a note, if there is one, and write ``--json`` with the environment."""
+    """Print the table and a note, if there is one; write them with the environment to ``path``."""
     print("\n" + markdown({"columns": describe_columns(columns), "rows": table}))
     if "note" in more:
         print(more["note"])
-    if options.json:
+    if path:
         write_result(
-            Path(options.json),
+            Path(path),
             columns,
             table,
             **more,

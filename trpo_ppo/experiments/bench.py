@@ -68,7 +68,7 @@ def main() -> None:
     )
     if rounds:
         flat = [{row: figures[SPEED] for row, figures in one.items()} for one in rounds]
-        bench.report(options, COLUMNS, summary(rounds), rounds=flat)
+        bench.report(options, COLUMNS, summary(rounds), options.json, rounds=flat)
 
 
 if __name__ == "__main__":

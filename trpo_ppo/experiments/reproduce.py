@@ -26,12 +26,8 @@ from trpo_ppo.network import Array
 
 RUNS = Path("runs/reproduce-ppo")
 RESULTS = Path("trpo_ppo/results")
-TASKS = tuple(
-    """
-    HalfCheetah-v5 Hopper-v5 InvertedDoublePendulum-v5 InvertedPendulum-v5 Reacher-v5 Swimmer-v5
-    Walker2d-v5
-""".split()
-)
+TASKS = """HalfCheetah-v5 Hopper-v5 InvertedDoublePendulum-v5 InvertedPendulum-v5 Reacher-v5
+    Swimmer-v5 Walker2d-v5""".split()
 # name: what it is, arguments, and the paper's normalised score (Schulman et al. 2017, Table 1)
 VARIANTS: dict[str, tuple[str, str, float | None]] = {
     "none": ("no clipping or penalty", "paper --algo ppo-kl --beta 0", -0.39),

@@ -101,7 +101,7 @@ def main() -> None:
         figure="{images_per_cpu_second:,.0f}",
     )
     if rounds:
-        bench.report(options, COLUMNS, summary(rounds), rounds=rounds)
+        bench.report(options, COLUMNS, summary(rounds), options.json, rounds=rounds)
 
 
 if __name__ == "__main__":

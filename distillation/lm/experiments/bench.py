@@ -136,7 +136,7 @@ def main() -> None:
         figure="{seconds:.1f} s",
     )
     if rounds:
-        bench.report(options, COLUMNS, summary(rounds, options.vocabularies))
+        bench.report(options, COLUMNS, summary(rounds, options.vocabularies), options.json)
 
 
 if __name__ == "__main__":

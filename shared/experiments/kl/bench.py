@@ -7,11 +7,8 @@ memory. On a GPU: CUDA events, and the peak of what the allocator gave out.
 """
 
 import importlib.util
-import json
-import os
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,19 +17,16 @@ from torch import Tensor
 
 from shared import cli
 from shared.config import Count
-from shared.errors import UserError
-from shared.experiments.bench import NO_GPU, measure_alone, measured
+from shared.experiments import bench
 from shared.experiments.kl.bench_methods import HEADS, LIGER, LOGITS, METHODS, SCALES, precision
-from shared.experiments.tables import describe_columns, markdown, write_result
-from shared.run.environment import describe
+
+PROGRAM = "shared.experiments.kl.bench"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(bench.Rounds):
     """Time KL and gradient of language-model logits: ours, torch's, compiled."""
 
-    repetitions: Count = 3
-    """Rounds; each measures every row once, in a new process."""
     positions: Count = 2048
     """Rows of logits."""
     vocabulary: Count = 49_152
@@ -49,8 +43,19 @@ class Options:
     """Tiny sizes, one round in this process, nothing compiled: shows that it runs, nothing else."""
     results: str = ""
     """Folder that receives bench.json, heads.json and precision.json (or ..._cuda.json)."""
-    only: str = ""
-    """Measure this row once, in this process, and print it as JSON: what every round is made of."""
+
+    def conflicts(self) -> list[str]:
+        """A GPU or a folder that is not there."""
+        missing = self.results and not Path(self.results).is_dir()
+        problems = [f"--results {self.results}: no such folder"] if missing else []
+        if self.device == "cuda" and not torch.cuda.is_available():
+            problems.append("--device cuda: torch sees no GPU here")
+        return problems
+
+
+SMOKE = Options(
+    positions=20, vocabulary=3000, head_positions=20, head_vocabulary=3000, head_width=16
+)
 
 
 def inputs(method: str, options: Options, positions: int) -> list[Tensor]:
@@ -69,7 +74,7 @@ def inputs(method: str, options: Options, positions: int) -> list[Tensor]:
 
 
 def step(method: str, tensors: Sequence[Tensor]) -> None:
-    """Value and gradient. The student's logits are no leaf, as a model's are none."""
+    """Value and gradient. The student's logits are not a leaf, as a model's are not."""
     student_inputs = tensors[len(tensors) // 2 :]
     leaves = [tensor.requires_grad_() for tensor in student_inputs]
     student = [leaf.view(leaf.shape) for leaf in leaves]
@@ -87,7 +92,7 @@ def measure(method: str, options: Options) -> dict[str, float]:
     if options.device == "cuda":
         seconds, peak = _cuda(method, tensors)
     else:
-        seconds, peak = measured(lambda: step(method, tensors))
+        seconds, peak = bench.measured(lambda: step(method, tensors))
     vocabulary = options.head_vocabulary if heads else options.vocabulary
     elements = positions * vocabulary
     return {
@@ -109,14 +114,6 @@ def _cuda(method: str, tensors: Sequence[Tensor]) -> tuple[float, float]:
     return begin.elapsed_time(end) / 1000, torch.cuda.max_memory_allocated() - before
 
 
-def in_new_process(method: str, options: Options) -> dict[str, float]:
-    """One measurement; on CPUs, on one thread."""
-    passed = asdict(replace(options, only="", results="", smoke=False))
-    passed = {name: value for name, value in passed.items() if value not in ("", False)}
-    env = NO_GPU if options.device == "cpu" else {}
-    return measure_alone("shared.experiments.kl.bench", method, passed, env)
-
-
 Columns = tuple[tuple[str, str, str], ...]
 COLUMNS: Columns = (
     ("name", "value and gradient by", ""),
@@ -134,82 +131,51 @@ PRECISION_COLUMNS: Columns = (
 )
 
 
-def summary(
-    methods: Sequence[str], rounds: Sequence[dict[str, dict[str, float]]]
-) -> list[dict[str, Any]]:
+def summary(methods: Sequence[str], rounds: Sequence[bench.Round]) -> list[dict[str, Any]]:
     """A row of the table per method: medians over the rounds, ratios within a round."""
     table = []
     for method in methods:
-        ns = [figures[method]["ns_per_element"] for figures in rounds]
-        ratios = [figures[methods[0]]["seconds"] / figures[method]["seconds"] for figures in rounds]
-        table.append(
-            {
-                "row": method,
-                "name": METHODS[method].title,
-                "n": len(rounds),
-                "ns_per_element": round(statistics.median(ns), 3),
-                "least": round(min(ns), 3),
-                "most": round(max(ns), 3),
-                "speed": round(statistics.median(ratios), 3),
-                "extra_memory": round(
-                    statistics.median(r[method]["extra_memory"] for r in rounds), 3
-                ),
-            }
-        )
+        ns, speed = "ns_per_element", bench.ratio(rounds, methods[0], method, "seconds")
+        numbers = {ns: bench.median(rounds, method, ns)} | bench.spread(rounds, method, ns)
+        numbers |= {"speed": speed, "extra_memory": bench.median(rounds, method, "extra_memory")}
+        line = {"row": method, "name": METHODS[method].title, "n": len(rounds)}
+        table.append(line | {name: round(number, 3) for name, number in numbers.items()})
     return table
 
 
 def main() -> None:
-    options = cli.read_options(Options, "shared.experiments.kl.bench")
+    options = cli.read_options(Options, PROGRAM)
     if options.smoke:
-        options = replace(
-            options,
-            repetitions=1,
-            positions=20,
-            vocabulary=3000,
-            head_positions=20,
-            head_vocabulary=3000,
-            head_width=16,
-        )
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here")
-    if options.results and not Path(options.results).is_dir():
-        raise UserError(f"--results {options.results}: no such folder")
-    torch.set_num_threads(1)
-    if options.only:
-        if options.only not in METHODS:
-            raise UserError(f"--only {options.only}: must be one of {', '.join(METHODS)}")
-        print(json.dumps(measure(options.only, options)))
-        return
+        options = replace(SMOKE, smoke=True, device=options.device, results=options.results)
     liger = options.device == "cuda" and importlib.util.find_spec("liger_kernel") is not None
     groups = {"bench": [*LOGITS, *(LIGER if liger else [])], "heads": [*HEADS]}
-    run = in_new_process
     if options.smoke:
-        run = measure
         groups["bench"] = [method for method in groups["bench"] if not METHODS[method].compiles]
-    rounds: list[dict[str, dict[str, float]]] = []
-    for count in range(1, options.repetitions + 1):
-        rounds.append({m: run(m, options) for group in groups.values() for m in group})
-        figures = (f"{name} {one['ns_per_element']:.2f}" for name, one in rounds[-1].items())
-        print(f"round {count}/{options.repetitions}: {', '.join(figures)}", flush=True)
+    methods = [method for group in groups.values() for method in group]
+    if options.smoke:
+        torch.set_num_threads(1)
+        rounds = [{method: measure(method, options) for method in methods}]
+    else:
+        rounds = bench.measure_rounds(
+            PROGRAM,
+            options,
+            methods,
+            lambda method: measure(method, options),
+            passed="positions vocabulary head_positions head_vocabulary head_width device",
+            figure="{ns_per_element:.2f}",
+            env=lambda _: bench.NO_GPU if options.device == "cpu" else {},
+        )
+    if not rounds:
+        return
     tables: dict[str, tuple[Columns, list[dict[str, Any]]]] = {
         name: (COLUMNS, summary(group, rounds)) for name, group in groups.items()
     }
     tables["precision"] = (PRECISION_COLUMNS, precision(options.vocabulary, options.device))
+    suffix = "" if options.device == "cpu" else f"_{options.device}"
     for name, (columns, table) in tables.items():
-        print("\n" + markdown({"columns": describe_columns(columns), "rows": table}))
-        if options.results:
-            suffix = "" if options.device == "cpu" else f"_{options.device}"
-            write_result(
-                Path(options.results) / f"{name}{suffix}.json",
-                columns,
-                table,
-                rounds=rounds,
-                load_average=os.getloadavg(),
-                options=asdict(options),
-                environment=describe(),
-            )
+        path = f"{options.results}/{name}{suffix}.json" if options.results else ""
+        bench.report(options, columns, table, path, rounds=rounds)
 
 
 if __name__ == "__main__":
-    cli.run(main, "shared.experiments.kl.bench")
+    cli.run(main, PROGRAM)

@@ -14,6 +14,7 @@ from shared.figures import COLOURS, save
 
 BLUE, ORANGE, GREEN = COLOURS[:3]
 GREY = "#777777"
+SHOWN = (2.0, 2.5, 3.0)  # separations whose fits are drawn
 
 Rows = Sequence[dict[str, Any]]
 
@@ -30,15 +31,20 @@ def draw(
     """
     figure = Figure(figsize=(11.5, 6.4), layout="constrained")
     above, below = figure.subplots(2, 3)
-    for axes, s in zip(above, (2.0, 2.5, 3.0), strict=True):
+    for axes, s in zip(above, SHOWN, strict=True):
         _densities(axes, [row for row in fits if row["separation"] == s], s, log_target)
-    above[0].set_ylabel("density")
     _means(below[0], fits)
     _nats(below[1], fits)
     _shifts(below[2], shifts)
     for axes in (*above, *below):
         axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)
+
+
+def _label(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set(xlabel=x, ylabel=y)
+    axes.legend(fontsize=7.5, loc="upper left", frameon=False)
 
 
 def _is_reverse(row: dict[str, Any]) -> bool:
@@ -63,10 +69,8 @@ def _densities(
         axes.plot(x, density, label=f"{name}: {row['nats']:.3f} nats", **style)
         if row["mu"] > 1e-3:
             axes.plot(-x, density, **(style | {"lw": 0.9, "alpha": 0.6}))
-    axes.set_title(f"modes at ±{s:g}", fontsize=10, loc="left")
     axes.set_ylim(0, 0.56)
-    axes.set_xlabel("x")
-    axes.legend(fontsize=7.5, loc="upper left", frameon=False)
+    _label(axes, f"modes at ±{s:g}", "x", "density" if s == SHOWN[0] else "")
 
 
 def _branches(rows: Rows, wide: bool) -> tuple[list[float], list[dict[str, Any]]]:
@@ -86,10 +90,7 @@ def _means(axes: Axes, rows: Rows) -> None:
             axes.plot(s, mu, label=label if wide else None, **style)
             if not wide:
                 axes.plot(s, [-m for m in mu], **style)
-    axes.set_title("where the fit is", fontsize=10, loc="left")
-    axes.set_xlabel("s, modes at ±s")
-    axes.set_ylabel("mean of the fit")
-    axes.legend(fontsize=7.5, loc="upper left", frameon=False)
+    _label(axes, "where the fit is", "s, modes at ±s", "mean of the fit")
 
 
 def _nats(axes: Axes, rows: Rows) -> None:
@@ -114,10 +115,7 @@ def _nats(axes: Axes, rows: Rows) -> None:
         )
     axes.axhline(math.log(2), color=GREY, lw=1, ls=":", label="ln 2")
     axes.set_ylim(0, 2)
-    axes.set_title("how far it stays from the target", fontsize=10, loc="left")
-    axes.set_xlabel("s, modes at ±s")
-    axes.set_ylabel("nats at the minimum")
-    axes.legend(fontsize=7.5, loc="upper left", frameon=False)
+    _label(axes, "how far it stays from the target", "s, modes at ±s", "nats at the minimum")
 
 
 def _shifts(axes: Axes, rows: Rows) -> None:
@@ -137,7 +135,9 @@ def _shifts(axes: Axes, rows: Rows) -> None:
     axes.plot(shift[:1], [0], "o", color=ORANGE, ms=7, mfc="none", label="D(p ‖ q): 0 here, then ∞")
     axes.axvspan(width, shift[-1], color="#eeeeee", zorder=0)
     axes.text(shift[-1], 0.08, "no overlap ", fontsize=8, ha="right", color=GREY)
-    axes.set_title("two blocks of four places, moved apart", fontsize=10, loc="left")
-    axes.set_xlabel("shift of q against p, places")
-    axes.set_ylabel("share of the value at no overlap")
-    axes.legend(fontsize=7.5, loc="upper left", frameon=False)
+    _label(
+        axes,
+        "two blocks of four places, moved apart",
+        "shift of q against p, places",
+        "share of the value at no overlap",
+    )

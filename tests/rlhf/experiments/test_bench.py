@@ -144,7 +144,7 @@ def test_the_report(
         (["--micro-batch", "12"], "--micro-batch 12: must divide --batch-size 16"),
         (["--batch-size", "6", "--micro-batch", "6"], "a multiple of 4"),
         (["--only", "trl"], "--only trl: must be one of ours, ours-separate"),
-        ([], "TRL 1.12.0 is not there"),
+        ([], "TRL 1.12.0 is missing"),
     ],
 )
 def test_refused(

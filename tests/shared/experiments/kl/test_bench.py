@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from shared.errors import UserError
-from shared.experiments.kl.bench import Options, in_new_process, inputs, main, step, summary
+from shared.experiments.bench import measure_alone
+from shared.experiments.kl.bench import Options, inputs, main, step, summary
 from shared.experiments.kl.bench_methods import HEADS, LOGITS, METHODS
 from shared.experiments.tables import markdown
 from shared.kl.categorical.discrete import js_from_logits, kl_from_logits
@@ -55,8 +56,8 @@ def test_the_smoke_run_writes_results_that_tables_are_made_of(command, tmp_path,
 
 
 def test_a_measurement_in_a_process_of_its_own():
-    big = Options(positions=128, vocabulary=50_000)
-    figures = in_new_process("fast_inplace", big)
+    big = {"positions": 128, "vocabulary": 50_000}
+    figures = measure_alone("shared.experiments.kl.bench", "fast_inplace", big)
     assert 0 < figures["ns_per_element"] < 1000
     assert figures["extra_memory"] < 0.6  # buffers of 5 rows, and what is loaded on first use
 
