@@ -26,7 +26,7 @@ twice, and no gradient is NaN at zero probabilities or logits of -inf.
 
 import math
 from collections.abc import Callable
-from typing import TypedDict, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ from torch import Tensor
 from ..conventions import Reduction, Unit, check_reduction, check_weight, convert, reduce, safe_root
 from .pairs import (
     Pair,
+    ReadingLogits,
+    ReadingProbs,
     Single,
     kl_terms,
     pair_from_logits,
@@ -45,21 +47,15 @@ from .pairs import (
 Made = TypeVar("Made", Single, Pair)
 
 
-class ProbsOptions(TypedDict, total=False):
+class ProbsOptions(ReadingProbs, total=False):
     """Keywords of every ``_from_probs`` function; the module's docstring explains them."""
 
-    dim: int
-    support: Tensor | None
-    mask: Tensor | None
     reduction: Reduction
     unit: Unit
-    validate: bool
 
 
-class LogitsOptions(ProbsOptions, total=False):
+class LogitsOptions(ProbsOptions, ReadingLogits, total=False):
     """Keywords of every ``_from_logits`` function."""
-
-    temperature: float
 
 
 # The formulas: distributions with categories last -> nats, categories removed.
@@ -98,7 +94,7 @@ def js(pair: Pair, weight: float) -> Tensor:
     minus = torch.where(p_larger, -d, d)  # log smaller - log larger
     share = torch.where(p_larger, p.new_tensor(1 - weight), weight)  # of the smaller in m
     weights = torch.where(p_larger, p.new_tensor(weight), 1 - weight)
-    # log m - log larger = log(own + share exp(minus)), written twice so that neither cancels
+    # log m - log larger = log(weights + share exp(minus)), written twice so that neither cancels
     close = minus > -1
     near = torch.log1p(share * torch.expm1(torch.where(close, minus, 0.0)))
     far = torch.log(weights + share * torch.where(close, -torch.inf, minus).exp())

@@ -5,7 +5,7 @@ categories, half precision has become float32, and zeros have been taken out of 
 logarithms (both in value and in gradient).
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -22,6 +22,21 @@ from ..conventions import (
 from ..gaussian.diagonal import expm1_minus_x
 
 _FAR = 20.0  # nats; from there on log-sum-exp differences have all digits, and exp might overflow
+
+
+class ReadingProbs(TypedDict, total=False):
+    """How probabilities are read."""
+
+    dim: int
+    support: Tensor | None
+    mask: Tensor | None
+    validate: bool
+
+
+class ReadingLogits(ReadingProbs, total=False):
+    """How logits are read."""
+
+    temperature: float
 
 
 class Single(NamedTuple):
@@ -49,7 +64,13 @@ def _fit_support(support: Tensor, dim: int, shape: torch.Size) -> Tensor:
 
 
 def _ready_probs(
-    name: str, p: Tensor, dim: int, support: Tensor | None, mask: Tensor | None, validate: bool
+    name: str,
+    p: Tensor,
+    *,
+    dim: int = -1,
+    support: Tensor | None = None,
+    mask: Tensor | None = None,
+    validate: bool = False,
 ) -> Tensor:
     """Probabilities ready for use: categories last, zero off the support, float32 at least."""
     check_floating(**{name: p})
@@ -66,11 +87,12 @@ def _ready_probs(
 def _ready_logits(
     name: str,
     logits: Tensor,
-    dim: int,
-    temperature: float,
-    support: Tensor | None,
-    mask: Tensor | None,
-    validate: bool,
+    *,
+    dim: int = -1,
+    temperature: float = 1.0,
+    support: Tensor | None = None,
+    mask: Tensor | None = None,
+    validate: bool = False,
 ) -> Tensor:
     """Logits ready for use: categories last, over T, -inf off the support, float32 at least."""
     check_temperature(temperature)
@@ -114,48 +136,24 @@ def log_softmax(a: Tensor) -> Tensor:
     return torch.where(a != -torch.inf, (a - top) - rest, -torch.inf)
 
 
-def single_from_probs(
-    p: Tensor,
-    *,
-    dim: int = -1,
-    support: Tensor | None = None,
-    mask: Tensor | None = None,
-    validate: bool = False,
-) -> Single:
+def single_from_probs(p: Tensor, **reading: Unpack[ReadingProbs]) -> Single:
     """Probabilities and their logarithms."""
-    p = _ready_probs("p", p, dim, support, mask, validate)
+    p = _ready_probs("p", p, **reading)
     return Single(p, safe_log(p))
 
 
-def single_from_logits(
-    logits: Tensor,
-    *,
-    dim: int = -1,
-    temperature: float = 1.0,
-    support: Tensor | None = None,
-    mask: Tensor | None = None,
-    validate: bool = False,
-) -> Single:
+def single_from_logits(logits: Tensor, **reading: Unpack[ReadingLogits]) -> Single:
     """A softmax and its logarithms."""
-    a = _ready_logits("logits", logits, dim, temperature, support, mask, validate)
+    a = _ready_logits("logits", logits, **reading)
     allowed = a != -torch.inf
     log_p = log_softmax(a)
     return Single(log_p.exp(), torch.where(allowed, log_p, 0.0))
 
 
-def pair_from_probs(
-    p: Tensor,
-    q: Tensor,
-    *,
-    dim: int = -1,
-    support: Tensor | None = None,
-    mask: Tensor | None = None,
-    validate: bool = False,
-) -> Pair:
+def pair_from_probs(p: Tensor, q: Tensor, **reading: Unpack[ReadingProbs]) -> Pair:
     """Probabilities side by side; the log-ratio is log1p((p - q) / q) where they are close."""
     p, q = broadcast("p", p, "q", q)
-    p = _ready_probs("p", p, dim, support, mask, validate)
-    q = _ready_probs("q", q, dim, support, mask, validate)
+    p, q = _ready_probs("p", p, **reading), _ready_probs("q", q, **reading)
     both = ~(p <= 0) & ~(q <= 0)  # NaN is in: it must show
     a, b = torch.where(both, p, 1.0), torch.where(both, q, 1.0)
     near = (a < 1.5 * b) & (b < 1.5 * a)  # there a - b is exact, or nearly
@@ -173,16 +171,7 @@ def _lost_in_difference(a: Tensor, b: Tensor) -> Tensor:
     return (a - (u - minus_b)) - (b + minus_b)
 
 
-def pair_from_logits(
-    p_logits: Tensor,
-    q_logits: Tensor,
-    *,
-    dim: int = -1,
-    temperature: float = 1.0,
-    support: Tensor | None = None,
-    mask: Tensor | None = None,
-    validate: bool = False,
-) -> Pair:
+def pair_from_logits(p_logits: Tensor, q_logits: Tensor, **reading: Unpack[ReadingLogits]) -> Pair:
     """Softmaxes side by side; their KL and log-ratio come from the difference of the logits.
 
     With u = a - b (exact where the logits are close), its mean c = E_p u and w = u - c,
@@ -193,8 +182,8 @@ def pair_from_logits(
     logits, whose rounding swamps a small KL, are not subtracted from each other.
     """
     p_logits, q_logits = broadcast("p_logits", p_logits, "q_logits", q_logits)
-    a = _ready_logits("p_logits", p_logits, dim, temperature, support, mask, validate)
-    b = _ready_logits("q_logits", q_logits, dim, temperature, support, mask, validate)
+    a = _ready_logits("p_logits", p_logits, **reading)
+    b = _ready_logits("q_logits", q_logits, **reading)
     in_p, in_q = a != -torch.inf, b != -torch.inf  # NaN is in: it must show
     both, p_only, q_only = in_p & in_q, in_p & ~in_q, in_q & ~in_p
     log_p, log_q = log_softmax(a), log_softmax(b)
