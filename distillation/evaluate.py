@@ -14,7 +14,7 @@ from distillation.data import shifts
 from distillation.model import CLASSES, Classifier
 from distillation.teacher import PRETRAINED, load, logits, named
 from shared import cli
-from shared.config import CountOrZero
+from shared.config import CountOrZero, EvaluationOptions
 from shared.data.mnist import load_mnist
 from shared.data.splits import Split, split
 from shared.run.report import write_evaluation
@@ -23,7 +23,7 @@ NAMES = ("teacher", "baseline", "student")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EvaluationOptions):
     """Measure trained networks on the 10,000 test digits; nats per digit unless said."""
 
     model: str = str(PRETRAINED)
@@ -33,10 +33,6 @@ class Options:
     one in --model, or that the model was trained with."""
     test_size: CountOrZero = 0
     """Number of test digits to use; 0: all 10,000."""
-    data: str = "data"
-    """Folder of the data sets."""
-    json: str = ""
-    """File that receives every metric, with the environment."""
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to compute."""
 

@@ -52,8 +52,7 @@ def dark_knowledge(
             )
     axes.set_xticks(range(10))
     axes.set_yticks(range(10))
-    axes.set_xlabel("class of the soft target")
-    axes.set_ylabel("digit")
+    axes.set(xlabel="class of the soft target", ylabel="digit")
     axes.set_title(f"Mean soft target at T = {temperature:g}, %", fontsize=9, loc="left")
     left.colorbar(drawn, ax=axes, shrink=0.8, format=lambda v, _: f"{100 * v:.0f} %")
 

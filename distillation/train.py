@@ -130,12 +130,8 @@ def train(preset: str, config: Config) -> None:
     """The whole of training, from digits to the run folder's table."""
     accelerator = start(config)
     device = accelerator.device
-    data = split(
-        load_mnist(Path(config.data), device),
-        config.validation,
-        config.train_size,
-        config.test_size,
-    )
+    digits = load_mnist(Path(config.data), device)
+    data = split(digits, config.validation, config.train_size, config.test_size)
     transfer = transfer_set(data, config.transfer)
     teacher, results = None, dict[str, Any]()
     if config.teacher:
@@ -150,12 +146,12 @@ def train(preset: str, config: Config) -> None:
             network, about = load(stage, device)
             results[role] = about["metrics"]
         else:
-            digits, targets = data if role == "teacher" else transfer, None
+            studied, targets = data if role == "teacher" else transfer, None
             if config.recipe(role).alpha > 0 and teacher is not None:
-                targets = soft_targets(config, accelerator, teacher, digits, folder)
+                targets = soft_targets(config, accelerator, teacher, studied, folder)
             run = open_stage("distillation", preset, config, accelerator, stage)
             try:
-                network = train_network(role, config, run, digits, targets)
+                network = train_network(role, config, run, studied, targets)
             except Interrupted as stop:
                 raise Interrupted(stop.exit_code - 128, folder) from None
             run.save()
@@ -167,8 +163,7 @@ def train(preset: str, config: Config) -> None:
 
 
 def main() -> None:
-    preset, config = cli.read_config(PRESETS, "python -m distillation.train")
-    train(preset, config)
+    train(*cli.read_config(PRESETS, "python -m distillation.train"))
 
 
 if __name__ == "__main__":

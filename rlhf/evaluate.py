@@ -14,7 +14,7 @@ from rlhf.prompts import Prompts, prompts_of
 from rlhf.rewards.environment import Environment
 from rlhf.rollout import Completions, score_tokens, uniforms
 from shared import cli
-from shared.config import Between, CountOrZero
+from shared.config import Between, CountOrZero, EvaluationOptions
 from shared.run.report import write_evaluation
 from shared.training.seeding import EVALUATION
 from shared.training.statistics import mean_and_standard_error
@@ -24,7 +24,7 @@ SHOWN = 8  # samples kept in the metrics
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EvaluationOptions):
     """Rewards, KL and completions of a policy and its reference on held-out prompts."""
 
     model: str = "pretrained"
@@ -42,10 +42,6 @@ class Options:
     """Tokens of a completion at most. 0: as in training."""
     seed: CountOrZero = 0
     """Seed of the completions."""
-    data: str = "data"
-    """Folder of the data sets and of SmolLM2."""
-    json: str = ""
-    """File for the metrics and samples."""
 
 
 @torch.no_grad()

@@ -79,16 +79,12 @@ def choose_prompts(options: Options, tokenizer: PreTrainedTokenizerBase) -> Prom
     Raises:
         UserError: a part has fewer prompts than the options want.
     """
-    texts, tokens = [], []
-    for name, count, part in (
-        ("--count", options.count, False),
-        ("--held-out", options.held_out, True),
-    ):
-        prompts = read_prompts(
-            "--prompts", options.prompts, tokenizer, options.max_prompt, held_out=part
-        )
+    texts, tokens, name, longest = [], [], options.prompts, options.max_prompt
+    parts = (("--count", options.count, False), ("--held-out", options.held_out, True))
+    for option, count, part in parts:
+        prompts = read_prompts("--prompts", name, tokenizer, longest, held_out=part)
         if count > len(prompts.texts):
-            raise UserError(f"{name} {count}: there are {len(prompts.texts)} such prompts")
+            raise UserError(f"{option} {count}: there are {len(prompts.texts)} such prompts")
         texts += prompts.texts[:count]
         tokens += prompts.tokens[:count]
     return Prompts(texts, tokens, {})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peft import LoraConfig
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from typing_extensions import override
 
 from rlhf import pictures
@@ -124,16 +124,12 @@ class ReferenceKL(TrainerCallback):
         self.prompts, self.every = prompts, every
 
     @override
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step == 0:
             self.measure()
 
     @override
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self.run.step = state.global_step
             self.measure()

@@ -64,6 +64,16 @@ class RunConfig:
         return []
 
 
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options that every evaluation takes."""
+
+    data: str = "data"
+    """Folder of the data sets."""
+    json: str = ""
+    """File that receives every metric, with the environment."""
+
+
 def option(name: str) -> str:
     """Field name -> the option as typed."""
     return "--" + name.replace("_", "-")

@@ -103,11 +103,12 @@ def constraints(
             capsize=3,
             label=row["what"],
         )
-    axes.set_xscale("log")
-    axes.set_ylim(-0.15, 1.05)
+    axes.set(xscale="log", ylim=(-0.15, 1.05))
     axes.axhline(0, lw=0.5, color="black")
-    axes.set_xlabel("KL(old ‖ new) of an update, nats per state, mean of a run's updates")
-    axes.set_ylabel("normalised score: 0 random, 1 best run of the task")
+    axes.set(
+        xlabel="KL(old ‖ new) of an update, nats per state, mean of a run's updates",
+        ylabel="normalised score: 0 random, 1 best run of the task",
+    )
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     save(figure, path)

@@ -9,7 +9,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from shared.kl import entropy_from_logits, kl_from_logits, kl_normal, normal_log_prob
-from shared.training.running_moments import RunningMoments
+from shared.training.statistics import RunningMoments
 from trpo_ppo.network import Array, Layers, Network, activations
 
 CLIP_OBSERVATIONS = 10.0  # standard deviations, as in OpenAI baselines' VecNormalize

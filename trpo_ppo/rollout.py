@@ -15,8 +15,8 @@ from torch import Tensor
 from shared.errors import UserError
 from shared.processes.distributed import all_gather_rows, all_reduce_sum
 from shared.training.advantages import gae, standardise
-from shared.training.running_moments import RunningMoments
 from shared.training.seeding import NOISE, PERMUTATION, generator
+from shared.training.statistics import RunningMoments
 from trpo_ppo.envs import Columns, Ended, Environments, columns
 from trpo_ppo.network import Array
 from trpo_ppo.policy import Agent, Distribution

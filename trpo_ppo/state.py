@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from shared.processes.distributed import all_gather_rows
-from shared.training.running_moments import RunningMoments
+from shared.training.statistics import RunningMoments
 from trpo_ppo.envs import Environments
 from trpo_ppo.policy import Agent
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from shared import cli
-from shared.config import Count, CountOrZero
+from shared.config import Count, CountOrZero, EvaluationOptions
 from shared.data.splits import Split, split
 from shared.errors import UserError
 from shared.kl import kl_standard_normal
@@ -23,7 +23,7 @@ PRETRAINED = "vae/pretrained/default"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EvaluationOptions):
     """Measure a trained model on the 10,000 test digits; nats per digit unless said."""
 
     model: str = PRETRAINED
@@ -36,12 +36,8 @@ class Options:
     """Number of test digits to use; 0: all 10,000."""
     seed: CountOrZero = 0
     """Seed of the evaluation's noise; the binarisation of the test digits is fixed."""
-    data: str = "data"
-    """Folder of the data sets."""
     images: str = ""
     """As in training; empty: those that the model was trained on."""
-    json: str = ""
-    """File that receives every metric, with the environment."""
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to compute."""
 

@@ -86,14 +86,12 @@ def curves(records: Sequence[dict[str, Any]], kl: Sequence[float], path: Path) -
         left.plot(*zip(*unseen, strict=True), "o-", ms=3, color=COLOURS[1], label="-bound, unseen")
     best = min([r["loss"] for r in records] + [value for _, value in unseen])
     last = records[len(records) // 20]["loss"]  # the first twentieth is off the scale
-    left.set_ylim(best - 1, max(last, best + 2))
-    left.set_ylabel("nats per digit")
+    left.set(ylim=(best - 1, max(last, best + 2)), ylabel="nats per digit")
     left.legend(fontsize=8)
     middle.plot(epochs, [r["rate"] for r in records], color=COLOURS[2], label="rate")
     middle.set_ylabel("rate KL(q(z|x) || p(z)), nats")
     right.bar(range(len(kl)), sorted(kl, reverse=True), color=COLOURS[0])
-    right.set_ylabel("nats per latent, unseen digits")
-    right.set_xlabel("latents in falling order of KL")
+    right.set(ylabel="nats per latent, unseen digits", xlabel="latents in falling order of KL")
     for axes in (left, middle):
         axes.set_xlabel("epoch")
     for axes in (left, middle, right):
@@ -144,8 +142,10 @@ def rate_distortion(rows: Sequence[dict[str, Any]], path: Path) -> None:
         color="#999999",
         label=f"rate + distortion = {best:.1f}, the best -ELBO",
     )
-    axes.set_xlabel("rate KL(q(z|x) || p(z)), nats per digit")
-    axes.set_ylabel("distortion -E log p(x|z), nats per digit")
+    axes.set(
+        xlabel="rate KL(q(z|x) || p(z)), nats per digit",
+        ylabel="distortion -E log p(x|z), nats per digit",
+    )
     axes.legend(fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)
@@ -171,8 +171,7 @@ def bottleneck(rows: Sequence[dict[str, Any]], path: Path) -> None:
     left.set_ylabel("test error, %")
     left.margins(y=0.3)
     left.legend(fontsize=7, ncols=2, loc="upper left")
-    right.set_yscale("log")
-    right.set_ylabel("I(X; Z) at most (rate), nats")
+    right.set(yscale="log", ylabel="I(X; Z) at most (rate), nats")
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_xticks(list(ticks), list(ticks.values()))

@@ -104,8 +104,7 @@ def train(preset: str, config: Config) -> None:
 
 
 def main() -> None:
-    preset, config = cli.read_config(PRESETS, "python -m vae.train")
-    train(preset, config)
+    train(*cli.read_config(PRESETS, "python -m vae.train"))
 
 
 if __name__ == "__main__":

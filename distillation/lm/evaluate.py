@@ -13,7 +13,7 @@ from distillation.lm.data import Blocks, split_documents, spread, text_blocks
 from distillation.lm.metrics import cost, distance
 from distillation.lm.model import check_vocabulary, load
 from shared import cli
-from shared.config import Count, CountOrZero
+from shared.config import Count, CountOrZero, EvaluationOptions
 from shared.data.text import load_documents
 from shared.errors import UserError
 from shared.language_models.causal import LanguageModel
@@ -26,7 +26,7 @@ PROMPT, NEW = 24, 32  # their tokens
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EvaluationOptions):
     """Measure how far a student is from its teacher on held-out text; nats per token."""
 
     model: str = "runs/distill-lm-default"
@@ -42,10 +42,6 @@ class Options:
     """Blocks, spread over the held-out documents."""
     seed: CountOrZero = 0
     """Seed of the sample continuations."""
-    data: str = "data"
-    """Folder of the data sets."""
-    json: str = ""
-    """File that receives every metric, with the environment."""
     device: Literal["cpu", "cuda"] = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to compute."""
 

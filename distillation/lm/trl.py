@@ -4,7 +4,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from typing_extensions import override
 
 from distillation.lm.config import Config
@@ -31,9 +31,7 @@ class Unseen(TrainerCallback):
         self.size, self.every = config.batch_size, steps_of_an_epoch(config)
 
     @override
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         logs: dict[str, float] = kwargs["logs"]
         if "loss" in logs and state.global_step % self.every == 0 and state.is_world_process_zero:
             lines = [*read_metrics(self.run.folder), logs][-self.every :]

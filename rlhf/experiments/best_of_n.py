@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlhf.config import LanguageConfig
-from rlhf.prompts import Prompts, read_prompts
+from rlhf.prompts import Prompts, prompts_of
 from rlhf.rewards.environment import Environment
 from shared import cli
 from shared.config import Count, CountOrZero
@@ -81,14 +81,7 @@ def main() -> None:
     )
     model, tokenizer = load_causal("--model", options.model, Path(options.data))
     task = Environment(config, tokenizer, model.config, (options.reward,))
-    prompts = read_prompts(
-        "--prompts",
-        config.prompts,
-        tokenizer,
-        config.max_prompt,
-        held_out=True,
-        limit=options.count,
-    )
+    prompts = prompts_of(config, tokenizer, held_out=True, limit=options.count)
     scores = score(LanguageModel(model).eval(), task, prompts, options.samples, options.seed)
     write_json(folder / "config.json", {"application": "rlhf-best-of-n", "config": asdict(options)})
     write_json(folder / "env.json", describe())

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from rlhf import config as ppo
 from rlhf import policies, report, reward, rewards
 from rlhf.evaluate import evaluate
-from rlhf.prompts import read_preferences, read_prompts
+from rlhf.prompts import prompts_of, read_preferences
 from rlhf.rewards.environment import Environment
 from rlhf.trl import first
 from shared.errors import UserError
@@ -96,13 +96,6 @@ def _measure_policy(folder: Path, about: Mapping[str, Any]) -> Measured:
     config = ppo.Config(**_options(about))
     policy, tokenizer, _ = policies.load_policy(str(folder), Path(config.data))
     task = Environment(config, tokenizer, policy.model.config, config.reward, config.temperature)
-    prompts = read_prompts(
-        "--prompts",
-        config.prompts,
-        tokenizer,
-        config.max_prompt,
-        held_out=True,
-        limit=config.evaluation_prompts,
-    )
+    prompts = prompts_of(config, tokenizer, held_out=True, limit=config.evaluation_prompts)
     metrics = evaluate(policy, task, prompts)
     return metrics, report.card(about["preset"], config, metrics)

@@ -69,32 +69,20 @@ def rows_of(seeds: int) -> dict[str, Row]:
         ("DPO", "dpo", "default", DPO_BETAS),
         ("RLOO", "rloo", against, RLOO_BETAS),
     )
+
+    def row(
+        method: str, program: str, start: str, beta: float, end: str = "", **variables: str
+    ) -> SweptRow:
+        arguments = f"{start} --beta {beta:g}{end} --seed SEED"
+        return SweptRow(program, arguments, every_seed, variables, method, beta)
+
     for method, name, arguments, betas in swept:
         for beta in betas:
-            rows[f"{name}-beta{beta:g}"] = SweptRow(
-                f"rlhf.{name}",
-                f"{arguments} --beta {beta:g} --seed SEED",
-                every_seed,
-                method=method,
-                beta=beta,
-            )
-    separate = f"{against} --beta {SEPARATE_BETA:g}"
+            rows[f"{name}-beta{beta:g}"] = row(method, f"rlhf.{name}", arguments, beta)
+    beta, peer, path = SEPARATE_BETA, f"PPO of TRL {trl_ppo.VERSION}", str(trl_ppo.FOLDER)
     return rows | {
-        "separate": SweptRow(
-            "rlhf.ppo",
-            f"{separate} --critic separate --seed SEED",
-            every_seed,
-            method="PPO, separate critic",
-            beta=SEPARATE_BETA,
-        ),
-        "trl": SweptRow(
-            "rlhf.experiments.trl_ppo",
-            f"{separate} --seed SEED",
-            every_seed,
-            {"PYTHONPATH": str(trl_ppo.FOLDER)},
-            method=f"PPO of TRL {trl_ppo.VERSION}",
-            beta=SEPARATE_BETA,
-        ),
+        "separate": row("PPO, separate critic", "rlhf.ppo", against, beta, " --critic separate"),
+        "trl": row(peer, "rlhf.experiments.trl_ppo", against, beta, PYTHONPATH=path),
         "over": Row("rlhf.ppo", over, range(min(seeds, OVER_SEEDS))),
     }
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from rlhf.experiments.study_picture import draw
+from rlhf.experiments import pictures
 from rlhf.experiments.study_schemes import (
     SCHEMES,
     Paths,
@@ -204,7 +204,7 @@ def main() -> None:
     ):
         print(markdown({"columns": describe_columns(columns), "rows": rows}))
         write_result(out / name, columns, rows, environment=describe(), settings=SETTINGS)
-    draw(schemes, values, problem.best, out / "estimators.png")
+    pictures.study(schemes, values, problem.best, out / "estimators.png")
     print(f"tables and estimators.png in {out}")
 
 

@@ -20,15 +20,13 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
-    TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 from typing_extensions import override
 
 from rlhf.config import Config
 from rlhf.policy import Policy, quiet_peft, with_adapter
-from rlhf.prompts import Prompts, read_prompts
+from rlhf.prompts import Prompts, prompts_of
 from rlhf.report import write_policy
 from rlhf.rewards.environment import Environment
 from rlhf.rollout import cut_at_end
@@ -217,9 +215,7 @@ class Record(TrainerCallback):
         self.run, self.rewarded = run, rewarded
 
     @override
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         measured, self.rewarded.measured = self.rewarded.measured, []
         means = {name: mean(metrics[name] for metrics in measured) for name in measured[0]}
         logs = dict(kwargs["logs"])
@@ -244,9 +240,7 @@ def train(preset: str, config: PeerConfig) -> None:
     shape = AutoConfig.from_pretrained(locate(config.model, Path(config.data)))
     task = Environment(config, tokenizer, shape, config.reward, config.temperature)
     rewarded = Rewarded(config, task, module.get_reward)
-    prompts = read_prompts(
-        "--prompts", config.prompts, tokenizer, config.max_prompt, held_out=False
-    )
+    prompts = prompts_of(config, tokenizer, held_out=False)
     run = Run("rlhf-trl-ppo", preset, config, accelerator)
     interrupt.uninstall()  # this trainer writes no checkpoint that it could go on from
     record = Record(run, rewarded)

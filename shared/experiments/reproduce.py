@@ -174,10 +174,8 @@ class Reproduction:
         """
         pool = ThreadPoolExecutor(jobs)
         try:
-            for job in as_completed(
-                pool.submit(_ensure_quiet_run, self.runs[name], self.folder / name)
-                for name in names
-            ):
+            runs = ((self.runs[name], self.folder / name) for name in names)
+            for job in as_completed(pool.submit(_ensure_quiet_run, *run) for run in runs):
                 job.result()
         finally:  # Ctrl-C, too: it reaches the programs, which leave a checkpoint
             pool.shutdown(cancel_futures=True)

@@ -16,13 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, TrainerCallback, TrainerState
 from typing_extensions import override
 
 from shared.errors import Interrupted, UserError, full_disk_is_a_user_error
@@ -50,7 +44,7 @@ class InOurFolder(TrainerCallback):
 
     @override
     def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inputs: Any
+        self, args: Any, state: TrainerState, control: Any, **inputs: Any
     ) -> None:
         model: nn.Module = inputs["model"]
         norms = [p.grad.norm() for p in model.parameters() if p.grad is not None]
@@ -67,9 +61,7 @@ class InOurFolder(TrainerCallback):
         )
 
     @override
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         self.run.step = state.global_step
         self.signum = any_process(interrupt.received(), args.device)
         if self.signum:
@@ -79,9 +71,7 @@ class InOurFolder(TrainerCallback):
             control.should_save = True
 
     @override
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **inputs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, **inputs: Any) -> None:
         logs: dict[str, float] = inputs["logs"]
         if "train_runtime" in logs:  # the trainer's own summary of the whole
             return
@@ -97,9 +87,7 @@ class InOurFolder(TrainerCallback):
             self.run.say(f"step {step}/{last}, {self.run.elapsed():.0f} s: {shown(metrics)}")
 
     @override
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         written = self.run.checkpoints / SCRATCH / f"checkpoint-{state.global_step}"
         self.run.accelerator.wait_for_everyone()  # every process writes its own random state
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from shared import cli
-from shared.config import CountOrZero
+from shared.config import CountOrZero, EvaluationOptions
 from shared.data.mnist import load_mnist
 from shared.data.splits import Split, split
 from shared.errors import UserError
@@ -18,17 +18,13 @@ from shared.template.model import ARCHITECTURE, Classifier
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(EvaluationOptions):
     """Measure a trained classifier on the 10,000 test digits; nats per digit unless said."""
 
     model: str = "runs/template-default"
     """Model folder, or a run folder (its model, or its newest checkpoint while it is training)."""
     test_size: CountOrZero = 0
     """Use only so many test digits. 0: all 10,000."""
-    data: str = "data"
-    """Folder of the data sets."""
-    json: str = ""
-    """File that receives every metric, with the environment."""
 
 
 @torch.no_grad()

@@ -23,12 +23,8 @@ def train(preset: str, config: Config) -> None:
     """Train from the digits to the summary of the run folder."""
     accelerator = start(config)
     device = accelerator.device
-    data = split(
-        load_mnist(Path(config.data), device),
-        config.validation,
-        config.train_size,
-        config.test_size,
-    )
+    digits = load_mnist(Path(config.data), device)
+    data = split(digits, config.validation, config.train_size, config.test_size)
     architecture = {name: getattr(config, name) for name in ARCHITECTURE}
     torch.manual_seed(config.seed)
     model, evaluated = Classifier(**architecture), Classifier(**architecture).to(device)
@@ -73,8 +69,7 @@ def train(preset: str, config: Config) -> None:
 
 
 def main() -> None:
-    preset, config = cli.read_config(PRESETS, "python -m shared.template.train")
-    train(preset, config)
+    train(*cli.read_config(PRESETS, "python -m shared.template.train"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ that was cut off is resumed, so that the command can be stopped and called again
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -52,24 +53,16 @@ class LoopRow(Row):
 
 def reproduction(options: Options) -> Reproduction:
     """A row of runs for every task, algorithm and training loop."""
-    loops = {True: "trpo_ppo.train default", False: "trpo_ppo.experiments.peers"}
-    rows = {}
-    for task in TASKS:
-        for algo in NAMES:
-            for ours, loop in loops.items():
-                program, _, preset = loop.partition(" ")
-                arguments = (
-                    f"{preset} --env {task} --algo {algo} --seed SEED --steps {options.steps}"
-                )
-                rows[f"{task}-{algo}-{'ours' if ours else 'peer'}"] = LoopRow(
-                    program,
-                    arguments.strip(),
-                    range(options.seeds),
-                    task=task,
-                    algo=algo,
-                    ours=ours,
-                )
-    steps = str(options.steps)
+    rows, steps = {}, str(options.steps)
+    for task, algo in product(TASKS, NAMES):
+        same = f"--env {task} --algo {algo} --seed SEED --steps {steps}"
+        for name, program, arguments in (
+            ("ours", "trpo_ppo.train", f"default {same}"),
+            ("peer", "trpo_ppo.experiments.peers", same),
+        ):
+            rows[f"{task}-{algo}-{name}"] = LoopRow(
+                program, arguments, range(options.seeds), {}, task, algo, name == "ours"
+            )
     return Reproduction(rows, RUNS / steps, RESULTS / "compared" / steps)
 
 

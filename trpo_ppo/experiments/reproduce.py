@@ -144,11 +144,14 @@ def collect(options: Options) -> None:
         "environment": next(iter(complete.values()))[0]["environment"],
         "random": dict(zip(TASKS, random.tolist(), strict=True)),
     }
-    rows, tasks = [], []
+    rows, tasks, points = [], [], {}
     for name in runs:
         what, arguments, paper = VARIANTS[name]
         flat = [run for task in runs[name] for run in task]
         low, high = interval(normalised[name])
+        points[what] = [
+            (run["kl"], float(x)) for run, x in zip(flat, normalised[name].flat, strict=True)
+        ]
         rows.append(
             {
                 "what": what,
@@ -172,14 +175,6 @@ def collect(options: Options) -> None:
                 for task, mean, sd in zip(TASKS, scores[name].mean(1), spread, strict=True)
             }
         )
-    points = {
-        VARIANTS[name][0]: [
-            (run["kl"], float(score))
-            for of_task, scored in zip(runs[name], normalised[name], strict=True)
-            for run, score in zip(of_task, scored, strict=True)
-        ]
-        for name in runs
-    }
     pictures.constraints(rows, points, RESULTS / "table1.png")
     titles = [
         ("what", "constraint", ""),

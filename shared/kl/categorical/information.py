@@ -16,57 +16,40 @@ from .discrete import (
     cross_entropy_from_probs,
     kl_from_probs,
 )
-from .pairs import Pair, pair_from_logits, pair_from_probs, single_from_logits
+from .pairs import (
+    Pair,
+    ReadingLogits,
+    ReadingProbs,
+    pair_from_logits,
+    pair_from_probs,
+    single_from_logits,
+)
 
 
-def _pointwise(pair: Pair, dim: int, mask: Tensor | None, unit: Unit) -> Tensor:
+def _pointwise(pair: Pair, unit: Unit, reading: ReadingProbs) -> Tensor:
     terms = torch.where(pair.p_only, torch.inf, pair.p * pair.d)
+    mask = reading.get("mask")
     if mask is not None:
         terms = torch.where(fit_mask(mask, terms.shape[:-1], "mask")[..., None], terms, 0.0)
-    return convert(terms, "nats", unit).movedim(-1, dim)
+    return convert(terms, "nats", unit).movedim(-1, reading.get("dim", -1))
 
 
 def pointwise_kl_from_probs(
-    p: Tensor,
-    q: Tensor,
-    *,
-    dim: int = -1,
-    support: Tensor | None = None,
-    mask: Tensor | None = None,
-    unit: Unit = "nats",
-    validate: bool = False,
+    p: Tensor, q: Tensor, *, unit: Unit = "nats", **reading: Unpack[ReadingProbs]
 ) -> Tensor:
     """The signed terms p log(p / q), one per outcome, in the broadcast shape of p and q.
 
     They sum to D(p || q); a single one says how much an outcome contributes and may be negative. 0
     where p = 0, +inf where q = 0 < p.
     """
-    pair = pair_from_probs(p, q, dim=dim, support=support, mask=mask, validate=validate)
-    return _pointwise(pair, dim, mask, unit)
+    return _pointwise(pair_from_probs(p, q, **reading), unit, reading)
 
 
 def pointwise_kl_from_logits(
-    p_logits: Tensor,
-    q_logits: Tensor,
-    *,
-    dim: int = -1,
-    temperature: float = 1.0,
-    support: Tensor | None = None,
-    mask: Tensor | None = None,
-    unit: Unit = "nats",
-    validate: bool = False,
+    p_logits: Tensor, q_logits: Tensor, *, unit: Unit = "nats", **reading: Unpack[ReadingLogits]
 ) -> Tensor:
     """The signed terms p log(p / q) of two softmaxes, in the broadcast shape of the logits."""
-    pair = pair_from_logits(
-        p_logits,
-        q_logits,
-        dim=dim,
-        temperature=temperature,
-        support=support,
-        mask=mask,
-        validate=validate,
-    )
-    return _pointwise(pair, dim, mask, unit)
+    return _pointwise(pair_from_logits(p_logits, q_logits, **reading), unit, reading)
 
 
 def mutual_information_from_probs(

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from shared.training.running_moments import RunningMoments
+from shared.training.statistics import RunningMoments
 
 
 def test_merged_batches_are_the_concatenation():
