@@ -170,7 +170,7 @@ faults: $(MNIST)  ## kill, fill, damage and poison runs of every application; th
 new-app: $(READY)  ## begin an application of your own: make new-app NAME=word
 	@$(BIN)/python -m shared.template.new_app $(NAME)
 
-tables: $(READY)  ## write the tables of the READMEs anew from the committed results
+tables: $(READY)  ## write the tables of the READMEs from the committed results
 	$(BIN)/python -m shared.experiments.tables
 
 test: lint $(MNIST) $(SMOLLM2) $(BROWN)  ## lint and all tests, in two processes

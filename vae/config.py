@@ -24,7 +24,7 @@ class Config(RunConfig):
     vib: information bottleneck, a classifier on the latents."""
     pixels: Pixels = "binarised"
     """binarised: every pixel drawn at every step with P(1) = its grey level (Burda et al. 2015).
-    grey: real values in [0, 1], under which the Bernoulli score is no log-likelihood."""
+    grey: real values in [0, 1], under which the Bernoulli score is not a log-likelihood."""
 
     images: str = ""
     """Folder with a folder of pictures for each class, to train on instead of MNIST: made grey and

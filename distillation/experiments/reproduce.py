@@ -92,7 +92,7 @@ def read(row: str) -> list[Record]:
 def publish(name: str, run: str, teacher: Classifier | None = None) -> Classifier:
     """A run's network to distillation/pretrained, matrices in half precision.
 
-    Its metrics are measured anew, on the rounded weights. Returns what loading it gives.
+    Its metrics are measured again, on the rounded weights. Returns what loading it gives.
     """
     data = split(load_mnist(Path("data")), validation=0, train_size=0, test_size=0)
     model, about = load(RUNS / run)

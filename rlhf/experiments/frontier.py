@@ -27,6 +27,14 @@ class SweptRow(Row):
     beta: float = 0.0
 
 
+def rounded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ten digits of every number: those beyond depend on the processor."""
+    return [
+        {key: float(f"{x:.10g}") if isinstance(x, float) else x for key, x in row.items()}
+        for row in rows
+    ]
+
+
 def write(
     swept: Sequence[tuple[SweptRow, list[Record]]],
     over: Sequence[Record],
@@ -44,7 +52,11 @@ def write(
     if best and samples is not None:
         about = {key: samples[key] for key in ("command", "environment", "seconds", "samples")}
         write_result(
-            results / "best_of_n.json", BEST_COLUMNS, best, n=len(samples["prompts"]), **about
+            results / "best_of_n.json",
+            BEST_COLUMNS,
+            rounded(best),
+            n=len(samples["prompts"]),
+            **about,
         )
     if swept:
         rows = [row_of(row, runs) for row, runs in swept]
@@ -57,7 +69,7 @@ def write(
         pictures.frontier(rows, traces, best, results / "frontier.png")
     if over and samples is not None:
         series = [trained_series(over, samples), best_series(best, samples)]
-        rows = [row for fitted in series for row in fit_rows(fitted)]
+        rows = rounded([row for fitted in series for row in fit_rows(fitted)])
         write_result(results / "overoptimisation.json", FIT_COLUMNS, rows)
         pictures.overoptimisation(series, results / "overoptimisation.png")
 

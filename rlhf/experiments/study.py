@@ -120,7 +120,7 @@ def optimise(scheme: Scheme, problem: Bandit) -> dict[str, Any]:
 
 
 def at_distance(nats: float, seed: int) -> Paths:
-    """A policy so many nats from its reference, by bisection on the way into a random direction."""
+    """A policy at this KL from its reference, by bisection on the way into a random direction."""
     direction, reference = tables(seed, VOCABULARY, LONG)
     low, high = 0.0, 64.0
     for _ in range(60):

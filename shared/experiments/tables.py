@@ -83,7 +83,7 @@ def with_quotes(text: str, root: Path) -> str:
 
 
 def with_tables(text: str, root: Path) -> str:
-    """``text`` with every table written anew from its result file."""
+    """``text`` with every table written from its result file."""
 
     def table(match: re.Match[str]) -> str:
         path = root / match[2]

@@ -31,9 +31,9 @@ class Config(RunConfig):
     validation: CountOrZero = 0
     """Training digits held out and evaluated instead of the test digits; for choosing options."""
     train_size: CountOrZero = 0
-    """Use only so many training digits. 0: all."""
+    """Number of training digits to use; 0: all."""
     test_size: CountOrZero = 0
-    """Evaluate only so many digits. 0: all."""
+    """Number of digits to evaluate; 0: all."""
 
 
 PRESETS = {

@@ -24,7 +24,7 @@ class Options(EvaluationOptions):
     model: str = "runs/template-default"
     """Model folder, or a run folder (its model, or its newest checkpoint while it is training)."""
     test_size: CountOrZero = 0
-    """Use only so many test digits. 0: all 10,000."""
+    """Number of test digits to use; 0: all 10,000."""
 
 
 @torch.no_grad()

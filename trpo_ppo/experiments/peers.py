@@ -145,7 +145,7 @@ def main() -> None:
     require()
     folder = Path(options.out)
     if folder.exists():
-        raise UserError(f"--out {folder}: is there already")
+        raise UserError(f"--out {folder}: exists already")
     torch.set_num_threads(1)
     default = presets(options.env, options.algo)["default"]
     summary = train(replace(default, steps=options.steps, seed=options.seed))

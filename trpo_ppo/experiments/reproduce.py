@@ -107,7 +107,7 @@ def normalise(scores: Mapping[str, Array], random: Array) -> dict[str, Array]:
 
 
 def interval(scores: Array, draws: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over tasks; seeds are drawn anew within each task.
+    """95 % bootstrap interval of the mean over tasks; seeds are resampled within each task.
 
     Agarwal et al. 2021 (arXiv 2108.13264), stratified bootstrap.
     """

@@ -127,7 +127,7 @@ class ExampleVAE(nn.Module):
 def example(images: int, data: str) -> dict[str, float]:
     """pytorch/examples ``vae/main.py`` on a CPU: DataLoader without workers, ToTensor, Adam.
 
-    Written anew from its description; it logs nothing and evaluates nothing here.
+    Written from its description; it logs nothing and evaluates nothing here.
     """
     digits = datasets.MNIST(data, train=True, transform=transforms.ToTensor())
     loader = DataLoader(digits, batch_size=BATCH, shuffle=True)

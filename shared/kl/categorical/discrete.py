@@ -192,7 +192,7 @@ def cross_entropy_from_logits(
 
 
 def jeffreys_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
-    """D(p || q) + D(q || p) (Jeffreys 1946), without a half; its root is no metric."""
+    """D(p || q) + D(q || p) (Jeffreys 1946), without a half; its root is not a metric."""
     return apply_formula(jeffreys, pair_from_probs, (p, q), options)
 
 

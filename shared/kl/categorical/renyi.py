@@ -31,9 +31,9 @@ _FAR = 1.0  # |log M| from which on log-sum-exp has all digits
 
 
 def check_nats(unit: Unit) -> None:
-    """ValueError unless ``unit`` is nats: for what is no amount of information."""
+    """ValueError unless ``unit`` is nats: for what is not an amount of information."""
     if unit != "nats":
-        raise ValueError(f"unit must be nats: this is no amount of information, got {unit!r}")
+        raise ValueError(f"unit must be nats: this is not an amount of information, got {unit!r}")
 
 
 def reverse(pair: Pair) -> Pair:

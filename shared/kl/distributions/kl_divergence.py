@@ -211,7 +211,7 @@ def _log_ratios(p: Any, q: Any, samples: int) -> Tensor:
     if p.support.is_discrete != q.support.is_discrete:
         raise ValueError(
             f"{_name(p)} (p) and {_name(q)} (q) are not both discrete or both continuous: the "
-            "ratio of a probability and a density is no number, and D(p || q) is infinite"
+            "ratio of a probability and a density is not a number, and D(p || q) is infinite"
         )
     p, q = _expanded(p, q)
     x = p.sample((samples,))

@@ -47,7 +47,7 @@ def _log_mean_exp_apart(scores: Tensor, apart: Tensor) -> Tensor:
 def dv_bound(scores: Tensor) -> Tensor:
     """E_joint T - log E_product exp(T) (Donsker and Varadhan 1975).
 
-    A lower bound with exact expectations. Of a batch it is none: the log of a mean is biased low,
+    A lower bound with exact expectations, but not of a batch: the log of a mean is biased low,
     so the estimate is biased high (see the table above), and its gradient is biased, see
     ``mine_loss``. Tight at T = log p(y|x) / p(y) + any constant.
     """

@@ -80,7 +80,7 @@ def _compare(job: Job, p: Tensor, x: Tensor, e: Tensor) -> Apart | None:
 
 
 def _set_apart(job: Job, p: Tensor, x: Tensor, scratch: Tensor) -> Apart:
-    """x anew, centred over the near categories and 0 at the others."""
+    """x again, centred over the near categories and 0 at the others."""
     log_p, log_q = (
         torch.log_softmax(a / job.temperature, -1) for a in (job.p_logits, job.q_logits)
     )
