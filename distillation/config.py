@@ -15,7 +15,7 @@ Role = Literal["teacher", "baseline", "student"]
 
 
 class Recipe(NamedTuple):
-    """What training one network takes; the same for baseline and student but for alpha."""
+    """The settings that train one network; baseline and student differ in alpha alone."""
 
     layers: str
     dropout: float

@@ -1,4 +1,4 @@
-"""What a run prints at its start and writes at its end: models, pictures, table, summary."""
+"""The lines at a run's start and the files at its end: models, pictures, table, summary."""
 
 from typing import Any
 

@@ -31,7 +31,7 @@ SAME = {"no": 1e-6, "bf16": 1e-2}  # what rounding makes of KL(old || new) = 0
 
 
 class State(nn.Module):
-    """What a checkpoint holds: trained parameters, coefficient, the rewards' mean and variance."""
+    """The state of a checkpoint: trained parameters, coefficient, the rewards' moments."""
 
     beta: Tensor
 

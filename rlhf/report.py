@@ -1,4 +1,4 @@
-"""What a run prints at its start and after a rollout, and writes at its end."""
+"""The lines at a run's start and after a rollout, and the files at its end."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -143,7 +143,7 @@ def write_outputs(
 
 
 def evaluate(folder: Path, root: Path, pairs: Any) -> dict[str, Any]:
-    """How often, and by how much, a stored reward model prefers the chosen of each pair."""
+    """Accuracy and margin of a stored reward model on pairs."""
     from trl import maybe_apply_chat_template
 
     reward = load_reward_model(f"model {folder}", str(folder), root)

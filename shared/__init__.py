@@ -1,1 +1,1 @@
-"""What more than one application of the zoo needs: small modules, one job each."""
+"""Modules that more than one application needs, one job each."""

@@ -168,7 +168,7 @@ class Environments:
 
 
 class Columns(NamedTuple):
-    """What the environments did in a rollout: arrays [time, environments]."""
+    """Records of the environments in a rollout: arrays [time, environments]."""
 
     rewards: Array
     discounted: Array

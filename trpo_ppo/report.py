@@ -1,4 +1,4 @@
-"""What a training run prints at its start, measures after an update, and writes at its end."""
+"""The lines at a run's start, the metrics of an update, and the files at a run's end."""
 
 import math
 from typing import Any
@@ -40,7 +40,7 @@ def print_run(run: Run, config: Config, agent: Agent, rollouts: int) -> None:
 
 @torch.no_grad()
 def measure(agent: Agent, batch: Batch, clip: float) -> dict[str, Tensor]:
-    """How far the update moved the policy, exactly and by estimates, over all states."""
+    """Metrics of an update over all states: the KL, exactly and by estimates, and the losses."""
     new = agent.policy(batch.observations)
     log_prob = new.log_prob(batch.actions)
     kl = batch.old.kl(new)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside the agent: where every environment stands, beta, moments."""
+"""The state of a checkpoint beside the agent: of every environment, beta, moments."""
 
 from typing import Any
 

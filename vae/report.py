@@ -1,4 +1,4 @@
-"""What a training run prints at its start and writes at its end."""
+"""The lines at a run's start and the files at its end: model folder, pictures, summary."""
 
 from pathlib import Path
 from typing import Any

@@ -16,7 +16,7 @@ HINTON = "Hinton et al. 2015, section 3"
 
 
 def over_seeds(runs: Sequence[dict[str, Any]], key: str) -> dict[str, Any]:
-    """Mean and standard deviation of a metric, and what a reader needs to judge them."""
+    """Mean and standard deviation of a metric, with provenance."""
     values = [run[key] for run in runs]
     kept = {name: runs[0][name] for name in ("command", "digits", "environment", "threads")}
     return kept | {

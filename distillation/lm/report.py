@@ -1,4 +1,4 @@
-"""What a run prints at its start and writes at its end: model folder, picture, summary."""
+"""The lines at a run's start and the files at its end: model folder, picture, summary."""
 
 from typing import Any
 

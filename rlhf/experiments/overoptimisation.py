@@ -135,5 +135,5 @@ def fit(method: Method, d: Tensor, reward: Tensor, weights: Tensor | None = None
 
 
 def _features(method: Method, d: Tensor) -> tuple[Tensor, Tensor]:
-    """What alpha and beta are multiplied with; d ln d is 0 at 0."""
+    """The factors of alpha and beta; d ln d is 0 at 0."""
     return d, -torch.special.xlogy(d, d) if method == "rl" else -d.square()

@@ -1,4 +1,4 @@
-"""What estimators of the KL do as a penalty.
+"""Estimators of the KL as a penalty, compared by enumeration.
 
 ``python -m rlhf.experiments.study [--results rlhf/results]``
 

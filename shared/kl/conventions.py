@@ -1,4 +1,4 @@
-"""What every function of the toolbox shares: units, reductions, masks, checks of arguments."""
+"""Units, reductions, masks and checks of arguments, the same for every function."""
 
 import math
 from typing import Literal, get_args

@@ -1,4 +1,4 @@
-"""What is minimised, in nats per digit: pure functions of logits [batch, classes]."""
+"""The losses, in nats per digit: pure functions of logits [batch, classes]."""
 
 import torch
 import torch.nn.functional as F

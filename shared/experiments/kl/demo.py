@@ -1,4 +1,4 @@
-"""What the direction of a KL does, drawn and in numbers.
+"""The direction of a KL, drawn and in numbers.
 
 ``python -m shared.experiments.kl.demo [--out DIR]``
 

@@ -1,4 +1,4 @@
-"""Where ``F.kl_div`` and ``torch.distributions`` go wrong, what is right, and what we say.
+"""Inputs at which ``F.kl_div`` and ``torch.distributions`` are wrong, and the right values.
 
 The right value is worked out by hand beside every case; all inputs are float32.
 """

@@ -38,7 +38,7 @@ from .renyi import check_nats, power_sum, reverse
 
 @dataclass(frozen=True)
 class FDivergence:
-    """What ``f_divergence`` needs to know of a convex f with f(1) = f'(1) = 0.
+    """A convex f with f(1) = f'(1) = 0, as ``f_divergence`` needs it.
 
     ``of_log_ratio`` maps d = log t, of any shape, to f(t) / max(1, t): what a category adds per
     unit of the larger of its two probabilities. In this form a bounded divergence cannot overflow;

@@ -1,4 +1,4 @@
-"""What a Monte Carlo estimate of a divergence must tell: its value, its error, and how noisy."""
+"""A Monte Carlo estimate of a divergence: its value, its error, and whether to trust it."""
 
 import math
 from typing import NamedTuple, Self

@@ -31,7 +31,7 @@ class Job(NamedTuple):
 
 
 class Apart(NamedTuple):
-    """What exp(x) cannot say: categories where p or q is 0, or q more than e^60 times p.
+    """Cases that exp(x) does not cover: categories where p or q is 0, or q more than e^60 times p.
 
     The others are near. Rows whose KL is large lose nothing in a difference of logarithms: they are
     marked plain, and x is log(q / p) itself.

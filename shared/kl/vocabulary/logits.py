@@ -84,7 +84,7 @@ def chunked_js(
 
 
 def student_of(p: tuple[str, bool], q: tuple[str, bool]) -> int | None:
-    """Which of two (name, requires a gradient) is the student, 0 or 1; None if neither is."""
+    """The student of two (name, requires a gradient), 0 or 1; None if neither is."""
     if p[1] and q[1]:
         raise ValueError(
             f"{p[0]} and {q[0]} both require a gradient: detach one of them, "
@@ -134,7 +134,7 @@ def _chunked(
 
 
 def _weight(reduction: Reduction, shape: torch.Size, rows: Tensor | None) -> float:
-    """What every value is multiplied by: known at once, it saves backward a pass over memory."""
+    """The factor of every value: known in forward, it saves backward a pass over memory."""
     match reduction:
         case "batchmean":
             return 1 / max(shape[0], 1) if shape else 1.0
