@@ -118,10 +118,8 @@ def train(preset: str, config: Config) -> None:
             processing_class=tokenizer,
             peft_config=lora,
         )
-    print_setup(
-        run,
-        data=f"{len(pairs):,} pairs to train on, {config.epochs} passes; {len(unseen):,} held out",
-    )
+    counts = f"{len(pairs):,} pairs to train on, {config.epochs} passes; {len(unseen):,} held out"
+    print_setup(run, data=counts)
     if train_with(trainer, run, config.checkpoint_every):
         write_outputs(run, config, trainer.model, tokenizer, unseen)
 

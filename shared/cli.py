@@ -4,7 +4,9 @@ import io
 import json
 import os
 import re
+import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, fields, replace
@@ -16,6 +18,8 @@ import tyro
 
 from shared.config import RunConfig, option, problems
 from shared.errors import BAD_INPUT, Interrupted, UserError, nearest
+
+WAIT_FOR_THE_FIRST = 60.0  # seconds
 
 C = TypeVar("C", bound=RunConfig)
 T = TypeVar("T")
@@ -39,7 +43,8 @@ def run(main: Callable[[], None], prog: str) -> None:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-    if message and os.environ.get("RANK", "0") == "0":
+    first = os.environ.get("RANK", "0") == "0"
+    if message and (first or (code == BAD_INPUT and _is_the_only_one())):
         print(f"{prog}: {message}", file=sys.stderr)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # Not through the interpreter's end: there a thread of gloo that still runs aborts the
@@ -50,6 +55,18 @@ def run(main: Callable[[], None], prog: str) -> None:
         os._exit(code)
     if code:
         sys.exit(code)
+
+
+def _is_the_only_one() -> bool:
+    """Whether process 0 has no error to print; without torchrun it is taken to have the same.
+
+    torchrun ends all processes when one has failed: this one waits for process 0 to print first.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return False
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(WAIT_FOR_THE_FIRST)
+    return True
 
 
 def read_config(

@@ -23,6 +23,8 @@ from shared.experiments import bench
 
 PROGRAM = "rlhf.experiments.bench"
 PEER = "trl-1.12"
+ENVIRONMENT = bench.NO_GPU | {"HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
+SIZES = "iterations model data batch_size micro_batch completion"  # options of every row
 NOTE = (
     "One iteration is a rollout, its reference pass and two passes of one optimiser step each; the "
     "first one is not timed. Same model, adapter, prompts, sizes, reward. Not the same algorithm: "
@@ -75,14 +77,7 @@ class Options(bench.Options):
 
 def config_of(options: Options) -> Config:
     """The settings that all rows have in common; the rest are the defaults of rlhf.ppo."""
-    return Config(
-        model=options.model,
-        data=options.data,
-        iterations=options.iterations,
-        batch_size=options.batch_size,
-        micro_batch=options.micro_batch,
-        completion=options.completion,
-    )
+    return Config(**{name: getattr(options, name) for name in SIZES.split()})
 
 
 def measure(row: str, config: Config) -> bench.Figures:
@@ -146,11 +141,6 @@ def summary(rounds: Sequence[bench.Round]) -> list[dict[str, Any]]:
     return table
 
 
-def environment_of(row: str) -> dict[str, str]:
-    env = bench.NO_GPU | {"HF_HUB_DISABLE_TELEMETRY": "1", "ACCELERATE_USE_CPU": "true"}
-    return env | ({"PYTHONPATH": str(FOLDER)} if row == PEER else {})
-
-
 def main() -> None:
     options = cli.read_options(Options, PROGRAM)
     if not options.only and not (FOLDER / "trl").is_dir():
@@ -160,9 +150,9 @@ def main() -> None:
         options,
         [*ROWS],
         lambda row: measure(row, config_of(options)),
-        passed="iterations model data batch_size micro_batch completion",
+        passed=SIZES,
         figure="{samples_per_cpu_second:.2f}",
-        env=environment_of,
+        env=lambda row: ENVIRONMENT | ({"PYTHONPATH": str(FOLDER)} if row == PEER else {}),
     )
     if rounds:
         bench.report(options, COLUMNS, summary(rounds), options.json, note=NOTE, rounds=rounds)

@@ -29,9 +29,9 @@ class SweptRow(Row):
 
 def rounded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ten digits of every number: those beyond depend on the processor."""
+    number = "{:.10g}".format
     return [
-        {key: float(f"{x:.10g}") if isinstance(x, float) else x for key, x in row.items()}
-        for row in rows
+        {k: float(number(x)) if isinstance(x, float) else x for k, x in r.items()} for r in rows
     ]
 
 

@@ -43,17 +43,10 @@ class Options(bench.Options):
 
 def measure(row: str, images: int, data: str) -> dict[str, float]:
     """One row, in this process."""
-    match row:
-        case "ours-grey":
-            return ours(replace(SAME, pixels="grey"), images, data)
-        case "ours-binarised":
-            return ours(SAME, images, data)
-        case "ours-default":
-            return ours(PRESETS["default"], images, data)
-        case "example":
-            return example(images, data)
-        case _:
-            return pythae(images, data)
+    if row in PEERS:
+        return (example if row == "example" else pythae)(images, data)
+    config = PRESETS["default"] if row == "ours-default" else SAME
+    return ours(replace(config, pixels="grey") if row == "ours-grey" else config, images, data)
 
 
 COLUMNS = (

@@ -137,3 +137,36 @@ def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
     _, err = launcher.communicate(timeout=PATIENCE)
     assert launcher.returncode == 128 + signal.SIGKILL
     assert f"{SPECIMEN}: process 1 was ended by SIGKILL\n" in err
+
+
+FAILS = """
+import os, sys, time
+sys.path.insert(0, os.getcwd())
+from shared import cli
+from shared.errors import UserError
+
+def main():
+    rank = os.environ["RANK"]
+    time.sleep({seconds} if rank == "0" else 0)
+    if rank in "{failing}":
+        raise UserError("no such file")
+    time.sleep(60)
+
+cli.WAIT_FOR_THE_FIRST = {wait}
+cli.run(main, "fails")
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "failing", "wait"),
+    [(2.0, "01", 60.0), (0.0, "1", 0.5)],
+    ids=["process 0 is late", "process 1 alone"],
+)
+def test_an_error_is_printed_once_whoever_fails_first(
+    seconds: float, failing: str, wait: float, tmp_path: Path
+) -> None:
+    program = FAILS.format(seconds=seconds, failing=failing, wait=wait)
+    (tmp_path / "fails.py").write_text(program)
+    launcher = start(2, "cpu", "fails", PYTHONPATH=str(tmp_path))
+    _, err = launcher.communicate(timeout=PATIENCE)
+    assert (launcher.returncode, err) == (2, "fails: error: no such file\n")
