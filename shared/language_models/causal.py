@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub import constants
 from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor, nn
@@ -63,18 +64,56 @@ def load_causal(
     return model, tokenizer
 
 
+@torch.no_grad()
+def logit_scale(model: Any) -> float:
+    """The factor c of a model whose logits are c hidden @ weight.T, found by a forward pass.
+
+    1 for most; Granite, Cohere and Falcon-H1 have another. Kept with the model.
+
+    Raises:
+        UserError: its logits are not of this form: a bias, a soft cap, or something unknown.
+    """
+    if (known := getattr(model, "_logit_scale", None)) is not None:
+        return float(known)
+    kind, head = model.config.model_type, model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or getattr(head, "bias", None) is not None:
+        raise UserError(f"{kind}: output weights of an unknown kind")
+    if getattr(model.config, "final_logit_softcapping", None):
+        raise UserError(f"{kind}: its logits have a soft cap, which no loss here knows")
+    training, device = model.training, head.weight.device
+    tokens = torch.arange(min(8, head.weight.shape[0]), device=device)[None]
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "use_cache": False}
+    model.eval()
+    with torch.autocast(device.type, enabled=False):
+        logits = model(**inputs).logits.double()
+        hidden = model.base_model(**inputs).last_hidden_state
+        products = F.linear(hidden, head.weight).double()
+    model.train(training)
+    scale = ((logits * products).sum() / products.square().sum()).item()
+    difference = (logits - scale * products).abs().max().item()
+    if not difference <= 1e-4 * logits.abs().max().item():
+        raise UserError(
+            f"{kind}: its logits are not a multiple of hidden states times output weights (they "
+            f"differ by up to {difference:.2g}), so that every loss here would be another model's"
+        )
+    model._logit_scale = scale if abs(scale - 1) > 1e-5 else 1.0
+    return float(model._logit_scale)
+
+
 class LanguageModel(nn.Module):
     """A transformers model that leaves its logits to the caller: logits = hidden @ weight.T.
 
-    It holds every tensor once, also where the output weights are the embeddings.
+    It holds every tensor once, also where the output weights are the embeddings. Hidden states are
+    multiplied by the model's own factor of the logits.
+
+    Raises:
+        UserError: the model's own logits are something else.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
+        self.scale = logit_scale(model)
         head = model.get_output_embeddings()
-        bias: Tensor | None = getattr(head, "bias", None)
-        if not isinstance(head, nn.Linear) or bias is not None:
-            raise UserError(f"{model.config.model_type}: output weights of an unknown kind")
         self.config: PreTrainedConfig = model.config
         self._no_split_modules = list(model._no_split_modules or [])  # what FSDP shards one by one
         self.trunk: Any = model.base_model
@@ -102,8 +141,10 @@ class LanguageModel(nn.Module):
         arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
         if attention is not None:
             arguments |= {"attention_mask": attention.long(), "position_ids": positions(attention)}
-        hidden: Tensor = self.trunk(**arguments).last_hidden_state
-        return hidden, self.weight
+        return self._scaled(self.trunk(**arguments).last_hidden_state), self.weight
+
+    def _scaled(self, hidden: Tensor) -> Tensor:
+        return hidden if self.scale == 1 else hidden * self.scale
 
     def complete(self, prompts: Tensor, uniforms: Tensor) -> Tensor:
         """Prompts [n, p] and random numbers in [0, 1) [n, new] -> tokens [n, p + new]."""
@@ -155,8 +196,9 @@ class LanguageModel(nn.Module):
                     attention_mask=seen[:, :end],
                     position_ids=place[:, start:end],
                 )
-                states[:, end - p] = out.last_hidden_state[:, -1]
-                logits = out.last_hidden_state[:, -1].to(weight.dtype) @ weight
+                hidden = self._scaled(out.last_hidden_state[:, -1])
+                states[:, end - p] = hidden
+                logits = hidden.to(weight.dtype) @ weight
                 cumulated = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
                 target = uniform[:, None].to(cumulated) * cumulated[:, -1:]
                 token = torch.searchsorted(cumulated, target, right=True)

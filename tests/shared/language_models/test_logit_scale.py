@@ -1,0 +1,105 @@
+"""Models of many families: their own logits, or a refusal in one line."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from shared.errors import UserError
+from shared.language_models.causal import LanguageModel
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 0),
+}
+GPT: dict[str, Any] = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
+FAMILIES: dict[str, tuple[str, dict[str, Any], float]] = {
+    "llama": ("llama", {}, 1.0),
+    "mistral": ("mistral", {}, 1.0),
+    "qwen2": ("qwen2", {}, 1.0),
+    "qwen3": ("qwen3", {"head_dim": 8}, 1.0),
+    "gemma": ("gemma", {"head_dim": 8}, 1.0),
+    "granite": ("granite", {"logits_scaling": 8.0}, 1 / 8),
+    "cohere": ("cohere", {"logit_scale": 0.3}, 0.3),
+    "cohere2": ("cohere2", {"logit_scale": 0.0625}, 0.0625),
+    "phi3": ("phi3", {}, 1.0),
+    "olmo2": ("olmo2", {}, 1.0),
+    "stablelm": ("stablelm", {}, 1.0),
+    "starcoder2": ("starcoder2", {}, 1.0),
+    "gpt_neox": ("gpt_neox", {}, 1.0),
+    "gpt2": ("gpt2", GPT, 1.0),
+    "opt": ("opt", {"ffn_dim": 32, "word_embed_proj_dim": 16}, 1.0),
+}
+
+
+def made(kind: str, changes: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SMALL | changes)).eval()
+
+
+@pytest.mark.parametrize(("kind", "changes", "scale"), FAMILIES.values(), ids=FAMILIES)
+def test_logits_and_gradients_are_the_models_own(
+    kind: str, changes: dict[str, Any], scale: float
+) -> None:
+    model = made(kind, changes)
+    tokens = torch.randint(1, 64, (2, 7))
+    lm = LanguageModel(model)
+    assert lm.scale == pytest.approx(scale, rel=1e-5)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    own = model(tokens).logits
+    hidden, weight = lm(tokens)
+    torch.testing.assert_close(hidden @ weight.T, own, rtol=1e-5, atol=1e-5)
+    direction = torch.randn_like(own)
+    for found, expected in zip(
+        torch.autograd.grad((hidden @ weight.T * direction).sum(), parameters),
+        torch.autograd.grad((own * direction).sum(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["granite", "cohere"])
+def test_samples_are_of_the_models_own_distribution(kind: str) -> None:
+    """At random numbers of 1/2 a token is the median of the model's own distribution."""
+    model = made(*FAMILIES[kind][:2])
+    tokens, states = LanguageModel(model).sample(torch.tensor([[5, 7]]), torch.full((1, 4), 0.5))
+    probabilities = model(tokens).logits[0, 1:-1].softmax(-1)
+    medians = (probabilities.cumsum(-1) < 0.5).sum(-1)
+    assert tokens[0, 2:].tolist() == medians.tolist()
+    weight = model.get_output_embeddings().weight
+    torch.testing.assert_close((states[0] @ weight.T).softmax(-1), probabilities)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("gemma2", {"head_dim": 8}, "gemma2: its logits have a soft cap"),
+        ("phi", {}, "phi: output weights of an unknown kind"),
+        ("gptj", GPT | {"rotary_dim": 4}, "gptj: output weights of an unknown kind"),
+    ],
+)
+def test_other_logits_are_refused(kind: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LanguageModel(made(kind, changes))
+
+
+def test_a_model_that_differs_in_an_unknown_way_is_refused() -> None:
+    model = made("llama", {})
+    forward = model.forward
+
+    def squared(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        out.logits = out.logits + 0.01 * out.logits.square()
+        return out
+
+    model.forward = squared
+    with pytest.raises(UserError, match=r"llama: its logits are not a multiple .* another model's"):
+        LanguageModel(model)
