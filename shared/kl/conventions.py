@@ -40,7 +40,7 @@ def reduce(values: Tensor, mask: Tensor | None = None, reduction: Reduction = "n
             not count are 0 and send no gradient, whatever stands there.
         reduction: ``"none"`` keeps the shape; ``"sum"``; ``"batchmean"`` is the sum over all
             positions divided by the size of the first dimension; ``"positionmean"`` the sum
-            divided by the number of positions that count (0 if none does).
+            divided by the number of positions that count. Either mean is 0 if there is none.
 
     Raises:
         ValueError: an unknown reduction; a mask that is not bool or does not fit.
@@ -54,10 +54,10 @@ def reduce(values: Tensor, mask: Tensor | None = None, reduction: Reduction = "n
             return values
         case "sum":
             return values.sum()
-        case "batchmean":
-            return values.sum() / (values.shape[0] if values.dim() else 1)
+        case "batchmean":  # of an empty batch: 0
+            return values.sum() / (max(values.shape[0], 1) if values.dim() else 1)
         case "positionmean":
-            counted = values.numel() if mask is None else mask.sum().clamp(min=1)
+            counted = max(values.numel(), 1) if mask is None else mask.sum().clamp(min=1)
             return values.sum() / counted
 
 
@@ -85,6 +85,31 @@ def fit_mask(mask: Tensor, shape: torch.Size, name: str) -> Tensor:
         ) from None
 
 
+def widened(**tensors: Tensor) -> list[Tensor]:
+    """The arguments in float32 at least.
+
+    Raises:
+        ValueError: one is not of a floating-point type; the message names it.
+    """
+    check_floating(**tensors)
+    return [
+        tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        for tensor in tensors.values()
+    ]
+
+
+def only_plain_operations() -> bool:
+    """Whether custom autograd functions must be avoided.
+
+    Under ``torch.compile``, ``torch.func`` and forward-mode differentiation, which some of them
+    do not support; the same formulas in torch's own operations take their place.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    level: int = torch.autograd.forward_ad._current_level
+    return level >= 0 or torch._C._are_functorch_transforms_active()
+
+
 def check_floating(**tensors: Tensor) -> None:
     """ValueError naming the first argument that is not of a floating-point type."""
     for name, tensor in tensors.items():
@@ -92,13 +117,26 @@ def check_floating(**tensors: Tensor) -> None:
             raise ValueError(f"{name} must be a floating-point tensor, got {tensor.dtype}")
 
 
-def broadcast(name_a: str, a: Tensor, name_b: str, b: Tensor) -> tuple[Tensor, Tensor]:
+def broadcast(
+    name_a: str, a: Tensor, name_b: str, b: Tensor, categories: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Both tensors in their common shape and precision (half precision becomes float32).
 
+    Args:
+        categories: the dimension that is not broadcast.
+
     Raises:
-        ValueError: a tensor is not of a floating-point type; the shapes do not broadcast.
+        ValueError: a tensor is not of a floating-point type; the shapes do not broadcast, or the
+            numbers of categories differ.
     """
     check_floating(**{name_a: a, name_b: b})
+    if categories is not None:
+        number_a, number_b = _size(a, b, categories), _size(b, a, categories)
+        if number_a != number_b:
+            raise ValueError(
+                f"{name_a} of shape {list(a.shape)} and {name_b} of shape {list(b.shape)} have "
+                f"different numbers of categories along dimension {categories}"
+            )
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     try:
         a, b = torch.broadcast_tensors(a, b)
@@ -108,6 +146,12 @@ def broadcast(name_a: str, a: Tensor, name_b: str, b: Tensor) -> tuple[Tensor, T
             "do not broadcast"
         ) from None
     return a.to(dtype), b.to(dtype)
+
+
+def _size(tensor: Tensor, other: Tensor, dim: int) -> int:
+    """Of a dimension of the common shape; 1 where the tensor lacks it."""
+    shape = [1] * (other.dim() - tensor.dim()) + list(tensor.shape)
+    return shape[dim] if -len(shape) <= dim < len(shape) else 1
 
 
 def categories_last(name: str, tensor: Tensor, dim: int) -> Tensor:
@@ -128,13 +172,17 @@ def check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
 
 
-def check_probs(name: str, probs: Tensor) -> None:
-    """ValueError naming the argument unless every row is a probability vector (a pass or three)."""
+def check_probs(name: str, probs: Tensor, rounding: float = 0.0) -> None:
+    """ValueError naming the argument unless every row is a probability vector (a pass or three).
+
+    Args:
+        rounding: of the type in which the probabilities came.
+    """
     if not bool(torch.isfinite(probs).all()):
         raise ValueError(f"{name} has values that are not finite")
     if bool((probs < 0).any()):
         raise ValueError(f"{name} has negative values, the least is {probs.min().item():g}")
-    tolerance = 1e-4 if probs.dtype != torch.float64 else 1e-8
+    tolerance = max(rounding, 1e-4 if probs.dtype != torch.float64 else 1e-8)
     error = (probs.sum(-1) - 1).abs().max().item() if probs.numel() else 0.0
     if error > tolerance:
         raise ValueError(f"{name} is not normalised: a sum is off 1 by {error:g}")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .conventions import widened
 from .gaussian.diagonal import normal_log_prob
 
 
@@ -42,6 +43,9 @@ def decompose_kl(
     Raises:
         ValueError: the data set is smaller than the batch.
     """
+    z, mu, logvar, batch_mu, batch_logvar = widened(
+        z=z, mu=mu, logvar=logvar, batch_mu=batch_mu, batch_logvar=batch_logvar
+    )
     m = batch_mu.shape[0]
     if dataset_size < m:
         raise ValueError(f"dataset_size {dataset_size} is smaller than the batch of {m}")
@@ -58,6 +62,7 @@ def decompose_kl(
 
 def log_mean_exp(x: Tensor, dim: int) -> Tensor:
     """log of the mean of exp(x) over ``dim``, stable; the dimension is removed."""
+    (x,) = widened(x=x)
     return torch.logsumexp(x, dim) - math.log(x.shape[dim])
 
 
@@ -78,4 +83,7 @@ def importance_weighted_bound(log_weights: Tensor, dim: int = 0) -> Tensor:
 
 def effective_sample_size(log_weights: Tensor, dim: int = 0) -> Tensor:
     """(sum w)^2 / sum w^2 over ``dim``, between 1 and K: how many samples carry the estimate."""
-    return torch.exp(2 * torch.logsumexp(log_weights, dim) - torch.logsumexp(2 * log_weights, dim))
+    (log_weights,) = widened(log_weights=log_weights)
+    weights = torch.exp(log_weights - log_weights.detach().amax(dim, keepdim=True))
+    size = weights.sum(dim).square() / weights.square().sum(dim)
+    return size.clamp(1, log_weights.shape[dim])  # but for rounding

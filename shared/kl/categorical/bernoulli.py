@@ -1,10 +1,12 @@
 """Bernoulli log-likelihood and KL from logits, per variable, in nats."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..conventions import lifted
+from ..conventions import lifted, only_plain_operations, widened
 from ..gaussian.diagonal import expm1_minus_x
 
 
@@ -19,7 +21,50 @@ def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
     Returns:
         Nats, broadcast shape, at most 0.
     """
-    return x * logits - F.softplus(logits)
+    x, logits = widened(x=x, logits=logits)
+    if only_plain_operations():
+        return _log_prob(x, logits)
+    result: Tensor = _LogProb.apply(x, logits)
+    return result
+
+
+def _log_prob(x: Tensor, logits: Tensor) -> Tensor:
+    """(x - 1) l - log(1 + exp(-l)) where l > 0, and x l - log(1 + exp(l)) elsewhere.
+
+    No digit is lost where x is the likelier outcome; 0 there at infinite log-odds, not 0 * inf.
+    """
+    likely = logits > 0
+    above = x - likely.to(x.dtype)
+    sure = logits.isinf() & (above == 0)
+    linear = above * torch.where(sure, 0.0, logits)
+    return linear - F.softplus(torch.where(likely, -logits, logits))
+
+
+_FAR = 2.0**24  # times the largest number it is infinite
+
+
+class _LogProb(torch.autograd.Function):
+    """The same with its derivative x - sigmoid(logits), as one node of the graph.
+
+    x l - max(l, 0) is exact where x is the likelier outcome, and a fraction of the time of
+    ``torch.where``. Infinite log-odds are made finite for it, and again infinite by overflow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(x, logits)
+        largest = torch.finfo(logits.dtype).max
+        finite = logits.clamp(-largest, largest)
+        linear = (x * finite).sub_(finite.relu()).mul_(_FAR).mul_(1 / _FAR)
+        return linear.add_(F.logsigmoid(logits.abs()))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, logits = ctx.saved_tensors
+        to_x = (grad * logits).sum_to_size(x.shape) if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return to_x, None
+        return to_x, (grad * (x - logits.sigmoid())).sum_to_size(logits.shape)
 
 
 def kl_bernoulli(p_logits: Tensor, q_logits: Tensor) -> Tensor:
@@ -34,9 +79,16 @@ def kl_bernoulli(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     Returns:
         Nats, broadcast shape, never negative, right to a few units in the last place of the KL.
     """
+    p_logits, q_logits = widened(p_logits=p_logits, q_logits=q_logits)
     # D is the same with both outcomes exchanged, and no digits are lost while sigmoid(p) <= 1/2.
-    side = torch.where(p_logits > 0, -1.0, 1.0).to(p_logits.dtype)
-    p, q = side * p_logits, side * q_logits
+    exchanged = p_logits > 0
+    p = torch.where(exchanged, -p_logits, p_logits)
+    q = torch.where(exchanged, -q_logits, q_logits)
+    # Infinite log-odds: p is certain of its outcome (then -log of q's), or q of either.
+    infinite = p.isinf() | q.isinf()
+    certain = -F.logsigmoid(-torch.where(q.isinf(), 0.0, q))
+    at_infinity = torch.where(p == q, 0.0, torch.where(q.isinf(), torch.inf, certain))
+    p, q = torch.where(infinite, 0.0, p), torch.where(infinite, 0.0, q)
     s, d = p.sigmoid(), q - p
     near = d.abs() < 1
     d_near = torch.where(near, d, 0.0)  # double where, as in expm1_minus_x
@@ -44,4 +96,4 @@ def kl_bernoulli(p_logits: Tensor, q_logits: Tensor) -> Tensor:
     close = s * expm1_minus_x(d_near) - expm1_minus_x(w)
     # -logsigmoid(-x) is softplus(x) without F.softplus's change of formula at x = 20.
     apart = F.logsigmoid(-p) - F.logsigmoid(-q) - s * d
-    return lifted(torch.where(near, close, apart))
+    return torch.where(infinite, at_infinity, lifted(torch.where(near, close, apart)))

@@ -14,13 +14,15 @@ import math
 import torch
 from torch import Tensor
 
-from ..conventions import Unit, check_floating, convert, safe_root
+from ..conventions import Unit, convert, safe_root, widened
 
 
-def _check(name: str, value: Tensor, largest: float, validate: bool) -> None:
-    check_floating(**{name: value})
+def _checked(name: str, value: Tensor, largest: float, validate: bool) -> Tensor:
+    """The value, in float32 at least."""
+    (value,) = widened(**{name: value})
     if validate and not bool(((value >= 0) & (value <= largest)).all()):
         raise ValueError(f"{name} has values outside [0, {largest:g}]")
+    return value
 
 
 def pinsker(kl: Tensor, unit: Unit = "nats", *, validate: bool = False) -> Tensor:
@@ -32,7 +34,7 @@ def pinsker(kl: Tensor, unit: Unit = "nats", *, validate: bool = False) -> Tenso
     Args:
         kl: D(p || q) or D(q || p) in ``unit``.
     """
-    _check("kl", kl, math.inf, validate)
+    kl = _checked("kl", kl, math.inf, validate)
     return safe_root(convert(kl, unit, "nats") / 2)
 
 
@@ -42,7 +44,7 @@ def bretagnolle_huber(kl: Tensor, unit: Unit = "nats", *, validate: bool = False
     Args:
         kl: D(p || q) or D(q || p) in ``unit``.
     """
-    _check("kl", kl, math.inf, validate)
+    kl = _checked("kl", kl, math.inf, validate)
     return safe_root(-torch.expm1(-convert(kl, unit, "nats")))
 
 
@@ -52,7 +54,7 @@ def kl_above_total_variation(tv: Tensor, unit: Unit = "nats", *, validate: bool 
     Returns:
         A lower bound on D(p || q) and on D(q || p), in ``unit``; +inf at TV = 1.
     """
-    _check("tv", tv, 1.0, validate)
+    tv = _checked("tv", tv, 1.0, validate)
     square = tv.square()
     return convert(torch.maximum(2 * square, -torch.log1p(-square)), "nats", unit)
 
@@ -68,7 +70,7 @@ def kl_below_chi2(chi2: Tensor, unit: Unit = "nats", *, validate: bool = False) 
     Returns:
         An upper bound on D(p || q), in ``unit``.
     """
-    _check("chi2", chi2, math.inf, validate)
+    chi2 = _checked("chi2", chi2, math.inf, validate)
     return convert(chi2.log1p(), "nats", unit)
 
 
@@ -82,7 +84,7 @@ def kl_above_hellinger(
     Returns:
         A lower bound on D(p || q) and on D(q || p), in ``unit``; +inf at H^2 = 1.
     """
-    _check("squared_hellinger", squared_hellinger, 1.0, validate)
+    squared_hellinger = _checked("squared_hellinger", squared_hellinger, 1.0, validate)
     return convert(-2 * torch.log1p(-squared_hellinger), "nats", unit)
 
 
@@ -94,7 +96,7 @@ def total_variation_from_hellinger(
     Returns:
         The lower and the upper bound on TV.
     """
-    _check("squared_hellinger", squared_hellinger, 1.0, validate)
+    squared_hellinger = _checked("squared_hellinger", squared_hellinger, 1.0, validate)
     return squared_hellinger, safe_root(squared_hellinger * (2 - squared_hellinger))
 
 
@@ -108,7 +110,7 @@ def js_from_total_variation(
     Returns:
         The lower and the upper bound on the Jensen-Shannon divergence (weight 1/2), in ``unit``.
     """
-    _check("tv", tv, 1.0, validate)
+    tv = _checked("tv", tv, 1.0, validate)
     # ln 2 - h((1 - t) / 2) = ((1 + t) log(1 + t) + (1 - t) log(1 - t)) / 2, which cancels for
     # small t; regrouped as (log(1 - t^2) + 2 t atanh t) / 2 it does not, but has no value at t = 1.
     small = tv < 0.5

@@ -31,7 +31,16 @@ from typing import TypeVar, Unpack
 import torch
 from torch import Tensor
 
-from ..conventions import Reduction, Unit, check_reduction, check_weight, convert, reduce, safe_root
+from ..conventions import (
+    Reduction,
+    Unit,
+    check_reduction,
+    check_weight,
+    convert,
+    reduce,
+    safe_root,
+    widened,
+)
 from .pairs import (
     Pair,
     ReadingLogits,
@@ -176,6 +185,7 @@ def kl_from_logits_gradient(p_logits: Tensor, q_logits: Tensor) -> Tensor:
 
     [..., categories] both, the categories last. A finite number also where the KL is infinite.
     """
+    p_logits, q_logits = widened(p_logits=p_logits, q_logits=q_logits)
     return q_logits.softmax(-1) - p_logits.softmax(-1)
 
 

@@ -8,7 +8,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from ..conventions import Reduction, Unit, convert, fit_mask, reduce
+from ..conventions import Reduction, Unit, check_reduction, convert, fit_mask, reduce, widened
 from .discrete import (
     LogitsOptions,
     ProbsOptions,
@@ -23,6 +23,7 @@ from .pairs import (
     pair_from_logits,
     pair_from_probs,
     single_from_logits,
+    single_from_probs,
 )
 
 
@@ -69,8 +70,13 @@ def mutual_information_from_probs(
     """
     if joint.dim() < 2:
         raise ValueError(f"joint must have dimensions [..., x, y], got {list(joint.shape)}")
-    product = joint.sum(-1, keepdim=True) * joint.sum(-2, keepdim=True)
-    nats = kl_from_probs(joint.flatten(-2), product.flatten(-2), mask=mask, validate=validate)
+    check_reduction(reduction)
+    flat = single_from_probs(joint.flatten(-2), mask=mask, validate=validate).p
+    joint = flat.unflatten(-1, joint.shape[-2:])
+    # E_x D(p(y | x) || p(y)): a product of the marginals may underflow.
+    p_x, p_y = joint.sum(-1), joint.sum(-2)
+    given_x = joint / torch.where(p_x > 0, p_x, 1.0)[..., None]
+    nats = (p_x * kl_from_probs(given_x, p_y[..., None, :])).sum(-1)
     return reduce(convert(nats, "nats", unit), mask, reduction)
 
 
@@ -97,6 +103,7 @@ def mutual_information_from_logits(
 
 def perplexity(cross_entropy: Tensor, unit: Unit = "nats") -> Tensor:
     """exp of a cross-entropy (or entropy) given in ``unit``: the effective number of outcomes."""
+    (cross_entropy,) = widened(cross_entropy=cross_entropy)
     return convert(cross_entropy, unit, "nats").exp()
 
 

@@ -63,9 +63,14 @@ def _fit_support(support: Tensor, dim: int, shape: torch.Size) -> Tensor:
     return fit_mask(support if support.dim() == 1 else support.movedim(dim, -1), shape, "support")
 
 
+def _rounding(p: Tensor) -> float:
+    return torch.finfo(p.dtype).eps if p.is_floating_point() else 0.0
+
+
 def _ready_probs(
     name: str,
     p: Tensor,
+    rounding: float,
     *,
     dim: int = -1,
     support: Tensor | None = None,
@@ -80,7 +85,7 @@ def _ready_probs(
     if mask is not None:  # what stands where nothing counts is replaced before it is used
         p = torch.where(fit_mask(mask, p.shape[:-1], "mask")[..., None], p, 1.0 / p.shape[-1])
     if validate:
-        check_probs(name, p)
+        check_probs(name, p, rounding)
     return p
 
 
@@ -94,7 +99,7 @@ def _ready_logits(
     mask: Tensor | None = None,
     validate: bool = False,
 ) -> Tensor:
-    """Logits ready for use: categories last, over T, -inf off the support, float32 at least."""
+    """Logits, not yet over T: categories last, -inf off the support, float32 at least."""
     check_temperature(temperature)
     check_floating(**{name: logits})
     a = categories_last(name, logits, dim).to(torch.promote_types(logits.dtype, torch.float32))
@@ -104,7 +109,7 @@ def _ready_logits(
         a = torch.where(fit_mask(mask, a.shape[:-1], "mask")[..., None], a, 0.0)
     if validate:
         check_logits(name, a)
-    return a if temperature == 1 else a / temperature
+    return a
 
 
 def safe_log(p: Tensor) -> Tensor:
@@ -133,27 +138,28 @@ def log_softmax(a: Tensor) -> Tensor:
     1e4 + 0.7, or 20 + 1e-9, and with it every probability.
     """
     top, rest = _taken_out(a)
-    return torch.where(a != -torch.inf, (a - top) - rest, -torch.inf)
+    excluded = torch.where(top == -torch.inf, torch.nan, -torch.inf)  # a row of -inf has no softmax
+    return torch.where(a != -torch.inf, (a - top) - rest, excluded)
 
 
 def single_from_probs(p: Tensor, **reading: Unpack[ReadingProbs]) -> Single:
     """Probabilities and their logarithms."""
-    p = _ready_probs("p", p, **reading)
+    p = _ready_probs("p", p, _rounding(p), **reading)
     return Single(p, safe_log(p))
 
 
 def single_from_logits(logits: Tensor, **reading: Unpack[ReadingLogits]) -> Single:
     """A softmax and its logarithms."""
-    a = _ready_logits("logits", logits, **reading)
-    allowed = a != -torch.inf
-    log_p = log_softmax(a)
-    return Single(log_p.exp(), torch.where(allowed, log_p, 0.0))
+    log_p = log_softmax(_ready_logits("logits", logits, **reading) / reading.get("temperature", 1))
+    return Single(log_p.exp(), torch.where(log_p != -torch.inf, log_p, 0.0))
 
 
 def pair_from_probs(p: Tensor, q: Tensor, **reading: Unpack[ReadingProbs]) -> Pair:
     """Probabilities side by side; the log-ratio is log1p((p - q) / q) where they are close."""
-    p, q = broadcast("p", p, "q", q)
-    p, q = _ready_probs("p", p, **reading), _ready_probs("q", q, **reading)
+    roundings = _rounding(p), _rounding(q)
+    p, q = broadcast("p", p, "q", q, reading.get("dim", -1))
+    p = _ready_probs("p", p, roundings[0], **reading)
+    q = _ready_probs("q", q, roundings[1], **reading)
     both = ~(p <= 0) & ~(q <= 0)  # NaN is in: it must show
     a, b = torch.where(both, p, 1.0), torch.where(both, q, 1.0)
     near = (a < 1.5 * b) & (b < 1.5 * a)  # there a - b is exact, or nearly
@@ -181,12 +187,14 @@ def pair_from_logits(p_logits: Tensor, q_logits: Tensor, **reading: Unpack[Readi
     because E_p w = 0. No term is negative, and nothing cancels: log-sum-exps of thousands of
     logits, whose rounding swamps a small KL, are not subtracted from each other.
     """
-    p_logits, q_logits = broadcast("p_logits", p_logits, "q_logits", q_logits)
+    dim = reading.get("dim", -1)
+    p_logits, q_logits = broadcast("p_logits", p_logits, "q_logits", q_logits, dim)
     a = _ready_logits("p_logits", p_logits, **reading)
     b = _ready_logits("q_logits", q_logits, **reading)
-    in_p, in_q = a != -torch.inf, b != -torch.inf  # NaN is in: it must show
+    temperature = reading.get("temperature", 1.0)
+    log_p, log_q = log_softmax(a / temperature), log_softmax(b / temperature)
+    in_p, in_q = log_p != -torch.inf, log_q != -torch.inf  # NaN is in: it must show
     both, p_only, q_only = in_p & in_q, in_p & ~in_q, in_q & ~in_p
-    log_p, log_q = log_softmax(a), log_softmax(b)
     p, q = log_p.exp(), log_q.exp()
     a, b = torch.where(both, a, 0.0), torch.where(both, b, 0.0)
     u = a - b
@@ -195,7 +203,7 @@ def pair_from_logits(p_logits: Tensor, q_logits: Tensor, **reading: Unpack[Readi
     seen = both & ~(p <= 0)
     index = torch.where(both, log_p, -torch.inf).argmax(-1, keepdim=True)
     lost = _lost_in_difference(a, b)
-    u = (u - u.gather(-1, index)) + (lost - lost.gather(-1, index))
+    u = ((u - u.gather(-1, index)) + (lost - lost.gather(-1, index))) / temperature
     u = torch.where(seen, u, 0.0)
     first = (p * u).sum(-1, keepdim=True)
     u = torch.where(seen, u - first, 0.0)
@@ -226,4 +234,4 @@ def kl_terms(pair: Pair) -> Tensor:
     terms = torch.where(
         close, p * expm1_minus_x(-torch.where(close, d, 0.0)), q - p + p * torch.where(close, 0, d)
     )
-    return torch.where(p <= 0, q, torch.where(pair.p_only, torch.inf, terms))
+    return torch.where(pair.p_only, torch.inf, torch.where(p <= 0, q, terms))

@@ -14,10 +14,8 @@ from ..conventions import lifted
 from ..gaussian.diagonal import kl_normal
 from ..gaussian.full import kl_mvn, kl_mvn_from_scale_tril
 from .continuous_bernoulli import log_normaliser, mean, variance
-from .discrete import PairTable, Parameters, log_odds, narrow, parameters_of, wide
-
-_EULER_GAMMA = 0.57721566490153286
-
+from .discrete import PairTable
+from .parameters import Parameters, log_odds, narrow, parameters_of, wide
 
 # Continuous Bernoulli and uniform
 
@@ -131,14 +129,6 @@ def von_mises(p: td.VonMises, q: td.VonMises) -> Tensor:
     return narrow(lifted(value), p.loc, q.loc)
 
 
-def weibull(p: td.Weibull, q: td.Weibull) -> Tensor:
-    """Bauckhage 2013, with the ratio of the shapes r = k_q / k_p."""
-    scale_p, k_p, scale_q, k_q = wide(p.scale, p.concentration, q.scale, q.concentration)
-    r, gap = k_q / k_p, k_q * (scale_p.log() - scale_q.log())
-    value = (gap + torch.lgamma(1 + r)).exp() - 1 - gap - r.log() - (1 - r) * _EULER_GAMMA
-    return narrow(lifted(value), p.scale, q.scale)
-
-
 def wishart(p: td.Wishart, q: td.Wishart) -> Tensor:
     """From the closed form; torch's sums the degrees of freedom over the batch."""
     d = p.event_shape[-1]
@@ -171,6 +161,5 @@ CONTINUOUS: PairTable = [
     (td.Independent, td.MultivariateNormal, independent_multivariate_normal),
     (td.MultivariateNormal, td.Independent, independent_multivariate_normal),
     (td.VonMises, td.VonMises, von_mises),
-    (td.Weibull, td.Weibull, weibull),
     (td.Wishart, td.Wishart, wishart),
 ]

@@ -6,69 +6,20 @@ which function serves which pair of types.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributions as td
-from torch.nn.functional import logsigmoid
 
 from ..categorical.bernoulli import kl_bernoulli
 from ..categorical.discrete import kl_from_logits, kl_from_probs
+from .parameters import Parameters, log_odds, log_probs, narrow, parameters_of, wide
 
 PairTable = list[tuple[type, type, Callable[[Any, Any], Tensor]]]
 
 
-def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Broadcast float64 copies."""
-    return tuple(torch.broadcast_tensors(*(tensor.double() for tensor in tensors)))
-
-
-def narrow(value: Tensor, *parameters: Tensor) -> Tensor:
-    """The value in the parameters' common precision, float32 at least."""
-    dtype = torch.float32
-    for parameter in parameters:
-        dtype = torch.promote_types(dtype, parameter.dtype)
-    return value.to(dtype)
-
-
 # Bernoulli, categorical, and what is built from them
-
-
-class Parameters(NamedTuple):
-    is_logits: bool
-    parameter: Tensor
-
-
-def parameters_of(distribution: Any) -> Parameters:
-    """The parameter the distribution was made from, probabilities or logits.
-
-    The other one is derived and clamped: a probability of 1e-12 becomes 1.2e-7 on its way to a
-    float32 logit, a logit of 20 becomes a probability of exactly 1.
-    """
-    made = vars(distribution)
-    parameter = made.get("_param")
-    if parameter is None:  # Geometric; the derived one is stored second
-        parameter = made[next(name for name in made if name in ("probs", "logits"))]
-    return Parameters(parameter is not made.get("probs"), parameter)
-
-
-def _log_probs(source: Parameters) -> Tensor:
-    is_logits, parameter = source
-    if is_logits:
-        return parameter
-    positive = parameter > 0
-    return torch.where(positive, torch.where(positive, parameter, 1.0).log(), -torch.inf)
-
-
-def log_odds(source: Parameters) -> Tensor:
-    is_logits, parameter = source
-    if is_logits:
-        return parameter
-    inner = (parameter > 0) & (parameter < 1)
-    p = torch.where(inner, parameter, 0.5)
-    certain = torch.where(parameter > 0.5, torch.inf, -torch.inf).to(p.dtype)
-    return torch.where(inner, p.log() - torch.log1p(-p), certain)
 
 
 def categorical(p: td.Categorical, q: td.Categorical) -> Tensor:
@@ -79,7 +30,7 @@ def categorical(p: td.Categorical, q: td.Categorical) -> Tensor:
         raise ValueError(f"p and q must have the same categories, got {k_p} and {k_q}")
     if not from_p.is_logits and not from_q.is_logits:
         return kl_from_probs(from_p.parameter, from_q.parameter)
-    return kl_from_logits(_log_probs(from_p), _log_probs(from_q))
+    return kl_from_logits(log_probs(from_p), log_probs(from_q))
 
 
 def _categorical_of(distribution: Any) -> td.Categorical:
@@ -99,23 +50,13 @@ def multinomial(p: td.Multinomial, q: td.Multinomial) -> Tensor:
     return p.total_count * value if p.total_count else torch.zeros_like(value)
 
 
-def _finite_log_odds(a: Tensor, b: Tensor) -> Tensor:
-    """D of two Bernoullis from log-odds, which may be infinite."""
-    certain_p, certain_q = a.isinf(), b.isinf()
-    inner_p, inner_q = torch.where(certain_p, 0.0, a), torch.where(certain_q, 0.0, b)
-    value = kl_bernoulli(inner_p, inner_q)
-    one_outcome = torch.where(a > 0, -logsigmoid(inner_q), -logsigmoid(-inner_q))
-    value = torch.where(certain_p, one_outcome, value)
-    return torch.where(certain_q, torch.where(a == b, 0.0, torch.inf), value)
-
-
 def _bernoulli_trial(p: Any, q: Any) -> Tensor:
     """D between Bernoulli(p.probs) and Bernoulli(q.probs), in float64."""
     from_p, from_q = parameters_of(p), parameters_of(q)
     a, b = wide(from_p.parameter, from_q.parameter)
     if not from_p.is_logits and not from_q.is_logits:
         return kl_from_probs(torch.stack([a, 1 - a], -1), torch.stack([b, 1 - b], -1))
-    return _finite_log_odds(
+    return kl_bernoulli(
         log_odds(Parameters(from_p.is_logits, a)), log_odds(Parameters(from_q.is_logits, b))
     )
 

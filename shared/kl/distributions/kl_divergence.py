@@ -1,8 +1,8 @@
 """D(p || q) of torch.distributions objects: our own closed forms first, then torch's.
 
 torch.distributions.kl_divergence is right inside the parameter space and wrong on its edges (see
-the README). The pairs of ``distribution_pairs_discrete`` and ``distribution_pairs_continuous``
-replace it there; nothing is registered with torch, whose own function stays as it is.
+the README). The pairs of ``discrete``, ``continuous`` and ``families`` replace it there; nothing
+is registered with torch, whose own function stays as it is.
 """
 
 from typing import Any, Literal, overload
@@ -12,10 +12,13 @@ from torch import Tensor
 from torch import distributions as td
 from torch.distributions import kl as torch_kl
 
-from ..conventions import Unit, convert
+from ..conventions import Unit, convert, lifted
 from ..samples.estimate import KLEstimate
 from .continuous import CONTINUOUS
 from .discrete import DISCRETE
+from .families import FAMILIES
+from .monte_carlo import draw, log_prob
+from .parameters import doubled, floating_tensors, named_parameters, narrow
 
 _ONE_HOT = (td.OneHotCategorical, td.Categorical)
 
@@ -52,14 +55,12 @@ def kl_divergence(
     """D(p || q), of the broadcast batch shape.
 
     ``method="exact"`` is a closed form, or NotImplementedError. The closed form is yours where you
-    registered one with ``torch.distributions.kl.register_kl``, else ours, else torch's. Ours are
-    right at the edges (probabilities of 0, logits of -inf, total counts of 0), finite in the
-    gradient there, and return float32 for half precision; torch's compute in the precision of the
-    parameters. Ours exist for Bernoulli (also with Poisson), Binomial, Categorical,
-    OneHotCategorical (also with Categorical), Multinomial, Geometric, NegativeBinomial (one total
-    count), Poisson, ContinuousBernoulli (all its pairs), Normal, HalfNormal, MultivariateNormal
-    (also with Independent normals), VonMises, Weibull, Wishart, Independent,
-    TransformedDistribution and exponential families of your own.
+    registered one with ``torch.distributions.kl.register_kl``, else ours, else torch's formula in
+    float64. All are never negative, have digits where p and q are close, and return float32 for
+    half precision. Ours are also right at the edges (probabilities of 0, logits of -inf, total
+    counts of 0) and finite in the gradient there: those within a family, and of Bernoulli with
+    Poisson, Categorical with OneHotCategorical, ContinuousBernoulli with others, and
+    MultivariateNormal with Independent normals.
 
     ``method="monte_carlo"`` is the mean of log p(x) - log q(x) over ``samples`` draws of p per
     batch element: unbiased, without a gradient, and of either sign when small. A draw outside the
@@ -129,7 +130,7 @@ def _exact(p: Any, q: Any) -> Tensor:
     is_registered = registered is not NotImplemented
     if is_registered and registered.__module__ != torch_kl.__name__:
         return registered(p, q)
-    for type_p, type_q, formula in (*DISCRETE, *CONTINUOUS):
+    for type_p, type_q, formula in (*DISCRETE, *CONTINUOUS, *FAMILIES):
         if isinstance(p, type_p) and isinstance(q, type_q):
             return formula(p, q)
     if isinstance(p, td.Independent) and isinstance(q, td.Independent):
@@ -141,9 +142,8 @@ def _exact(p: Any, q: Any) -> Tensor:
     if not is_registered:
         raise _no_closed_form(p, q)
     # torch's masks of infinite cells have one argument's shape, its results sometimes too
-    p, q = _expanded(p, q)
-    value = registered(p, q)
-    return value.to(torch.promote_types(value.dtype, torch.float32))
+    value = lifted(registered(*_expanded(doubled(p), doubled(q))))
+    return narrow(value, *named_parameters(p).values(), *named_parameters(q).values())
 
 
 def _expanded(p: Any, q: Any) -> tuple[Any, Any]:
@@ -214,8 +214,9 @@ def _log_ratios(p: Any, q: Any, samples: int) -> Tensor:
             "ratio of a probability and a density is not a number, and D(p || q) is infinite"
         )
     p, q = _expanded(p, q)
-    x = p.sample((samples,))
+    x = draw(p, samples)
     inside = q.support.check(x)
     events = inside.reshape(*inside.shape, *[1] * len(q.event_shape))
-    log_q = q.log_prob(torch.where(events, x, q.sample((samples,))))
-    return p.log_prob(x) - torch.where(inside, log_q, -torch.inf)
+    log_q = log_prob(q, torch.where(events, x, q.sample((samples,))))
+    value = log_prob(p, x) - torch.where(inside, log_q, -torch.inf)
+    return narrow(value, *floating_tensors(p), *floating_tensors(q))

@@ -11,39 +11,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..conventions import only_plain_operations, widened
+
 _SERIES_BELOW = 0.25  # where expm1(x) - x cancels; the series below is then right to rounding
 _SERIES_TERMS = 8  # 0.25**7 / 9! * 2 < 1e-9, below the last digit of float32
 _SERIES_TERMS_FLOAT64 = 14  # 0.25**12 / 14! * 2 < 1e-17
 _FAR = 30.0  # nats between log-variances; exp does not overflow below
 
 
+def _series(x: Tensor) -> Tensor:
+    """exp(x) - 1 - x for small x."""
+    terms = _SERIES_TERMS_FLOAT64 if x.dtype == torch.float64 else _SERIES_TERMS
+    series = torch.full_like(x, 1.0 / math.factorial(terms))
+    for n in range(terms - 1, 1, -1):
+        series = series * x + 1.0 / math.factorial(n)
+    return x.square() * series
+
+
+def _largest_exponent(x: Tensor) -> float:
+    """exp of it does not overflow."""
+    return math.log(torch.finfo(x.dtype).max) - 0.1
+
+
 class _Expm1MinusX(torch.autograd.Function):
     """The series and its exact derivative expm1(x), as two nodes instead of forty in the graph."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        terms = _SERIES_TERMS_FLOAT64 if x.dtype == torch.float64 else _SERIES_TERMS
-        series = torch.full_like(x, 1.0 / math.factorial(terms))
-        for n in range(terms - 1, 1, -1):
-            series = series * x + 1.0 / math.factorial(n)
-        return torch.where(x.abs() < _SERIES_BELOW, x.square() * series, torch.expm1(x) - x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
-        ctx.save_for_backward(*inputs)
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        direct = torch.expm1(x) - x.clamp(max=torch.finfo(x.dtype).max)  # inf at inf
+        return torch.where(x.abs() < _SERIES_BELOW, _series(x), direct)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         # finite where the value overflowed: a masked position's gradient of 0 must stay 0
-        largest = math.log(torch.finfo(x.dtype).max) - 0.1
-        return grad * torch.expm1(x.clamp(max=largest))
+        return grad * torch.expm1(x.clamp(max=_largest_exponent(x)))
 
 
 def expm1_minus_x(x: Tensor) -> Tensor:
     """exp(x) - 1 - x without cancellation and never negative; any shape, any float type."""
+    if only_plain_operations():
+        near, overflow = x.abs() < _SERIES_BELOW, x > _largest_exponent(x)
+        far = torch.where(near | overflow, 0.0, x)
+        direct = torch.where(overflow, torch.inf, torch.expm1(far) - far)
+        return torch.where(near, _series(torch.where(near, x, 0.0)), direct)
     result: Tensor = _Expm1MinusX.apply(x)
     return result
 
@@ -73,6 +85,7 @@ def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
     Returns:
         Nats, broadcast shape, never negative; ``inf`` where ``exp(logvar)`` overflows.
     """
+    mu, logvar = widened(mu=mu, logvar=logvar)
     return 0.5 * (mu.square() + expm1_minus_x(logvar))
 
 
@@ -86,6 +99,9 @@ def kl_normal(mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor) ->
     Returns:
         Nats, broadcast shape, never negative; ``inf`` where the value overflows.
     """
+    mu_p, logvar_p, mu_q, logvar_q = widened(
+        mu_p=mu_p, logvar_p=logvar_p, mu_q=mu_q, logvar_q=logvar_q
+    )
     standardised = _standardised_square(mu_p - mu_q, logvar_q)
     return 0.5 * (standardised + expm1_minus_x(logvar_p - logvar_q))
 
@@ -105,6 +121,9 @@ def kl_normal_gradient(
         Both per dimension, the first in the shape of the means, the second in that of all four:
         a sum over what an argument was broadcast along is yours.
     """
+    mu_p, logvar_p, mu_q, logvar_q = widened(
+        mu_p=mu_p, logvar_p=logvar_p, mu_q=mu_q, logvar_q=logvar_q
+    )
     precision = torch.exp(-0.5 * logvar_q)
     standardised = (mu_q - mu_p) * precision
     widths = torch.expm1(logvar_p - logvar_q)
@@ -113,6 +132,7 @@ def kl_normal_gradient(
 
 def normal_log_prob(x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
     """log N(x; mu, exp(logvar)) per dimension, in nats; shapes broadcast."""
+    x, mu, logvar = widened(x=x, mu=mu, logvar=logvar)
     return -0.5 * (_standardised_square(x - mu, logvar) + logvar + math.log(2 * math.pi))
 
 
@@ -137,6 +157,9 @@ def renyi_normal(
         ValueError: ``order`` is not positive and finite.
     """
     check_order(order)
+    mu_p, logvar_p, mu_q, logvar_q = widened(
+        mu_p=mu_p, logvar_p=logvar_p, mu_q=mu_q, logvar_q=logvar_q
+    )
     ratio = logvar_p - logvar_q
     finite = (1 - order) * torch.expm1(ratio) > -1
     ratio = torch.where(finite, ratio, 0.0)
@@ -198,6 +221,9 @@ def squared_wasserstein2_normal(
 
     In squared units of x, not nats; the sum over dimensions is W2**2 of the diagonal Gaussians.
     """
+    mu_p, logvar_p, mu_q, logvar_q = widened(
+        mu_p=mu_p, logvar_p=logvar_p, mu_q=mu_q, logvar_q=logvar_q
+    )
     # sd_p - sd_q, without cancellation
     widths = 2 * torch.exp(0.25 * (logvar_p + logvar_q)) * torch.sinh(0.25 * (logvar_p - logvar_q))
     return (mu_p - mu_q).square() + widths.square()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..conventions import check_floating
+from ..conventions import check_floating, only_plain_operations
 from .diagonal import check_order, expm1_minus_x
 
 _SYMMETRIC_WITHIN = 1e-5  # of the largest entry; float32 products of matrices reach 1e-6
@@ -61,8 +61,14 @@ def _check_shapes(**named: Tensor) -> None:
 
 
 def _cholesky(name: str, cov: Tensor) -> Tensor:
-    """The float64 Cholesky factor; ValueError naming a matrix that has none."""
+    """The float64 Cholesky factor; ValueError naming a matrix that has none.
+
+    Under ``torch.compile`` and ``torch.func``, which cannot look at values, NaN instead.
+    """
     cov = cov.double()
+    if only_plain_operations():
+        factor, info = torch.linalg.cholesky_ex(0.5 * (cov + cov.mT))
+        return torch.where(info[..., None, None] > 0, torch.nan, factor)
     asymmetry = (cov - cov.mT).detach().abs().amax((-2, -1))
     if bool((asymmetry > _SYMMETRIC_WITHIN * cov.detach().abs().amax((-2, -1))).any()):
         raise ValueError(f"{name} is not symmetric")
@@ -132,7 +138,7 @@ def kl_mvn_from_scale_tril(
         "scale_tril_q": scale_tril_q,
     }
     _check_shapes(**parameters)
-    for name in ("scale_tril_p", "scale_tril_q"):
+    for name in () if only_plain_operations() else ("scale_tril_p", "scale_tril_q"):
         if not bool((parameters[name].diagonal(dim1=-2, dim2=-1) > 0).all()):
             raise ValueError(f"{name} must have a positive diagonal")
     tril_p, tril_q = scale_tril_p.double().tril(), scale_tril_q.double().tril()
@@ -197,13 +203,24 @@ def squared_hellinger_mvn(mu_p: Tensor, cov_p: Tensor, mu_q: Tensor, cov_q: Tens
     return -torch.expm1(-bhattacharyya_mvn(mu_p, cov_p, mu_q, cov_q))
 
 
+def _best_rotation(a: Tensor, b: Tensor) -> Tensor:
+    left, _, right = torch.linalg.svd(b.mT @ a)
+    return left @ right
+
+
+def _procrustes(a: Tensor, b: Tensor) -> Tensor:
+    if only_plain_operations():  # here u has its derivative, NaN at equal singular values
+        return (a - b @ _best_rotation(a, b)).square().sum((-2, -1))
+    value: Tensor = _Procrustes.apply(a, b)
+    return value
+
+
 class _Procrustes(torch.autograd.Function):
     """min over orthogonal U of |A - B U|_F^2, whose gradient needs no derivative of the best U."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        left, _, right = torch.linalg.svd(b.mT @ a)
-        u = left @ right
+        u = _best_rotation(a, b)
         residual = a - b @ u
         ctx.save_for_backward(residual, u)
         return residual.square().sum((-2, -1))
@@ -233,5 +250,5 @@ def squared_wasserstein2_mvn(mu_p: Tensor, cov_p: Tensor, mu_q: Tensor, cov_q: T
     tril_p = _cholesky("cov_p", cov_p).expand(batch)
     tril_q = _cholesky("cov_q", cov_q).expand(batch)
     means = (mu_p.double() - mu_q.double()).square().sum(-1)
-    value: Tensor = means + _Procrustes.apply(tril_p, tril_q)
+    value = means + _procrustes(tril_p, tril_q)
     return value.to(_common_dtype(mu_p, cov_p, mu_q, cov_q))

@@ -6,6 +6,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from ..conventions import widened
+
 HEAVY_SHARE = 0.1  # of the variance in one term; 1000 squares of normal terms have 0.05
 
 
@@ -33,8 +35,7 @@ class KLEstimate(NamedTuple):
             ValueError: ``terms`` is not of a floating-point type, has no dimension ``dim``, or has
                 fewer than two terms (no standard error exists).
         """
-        if not terms.is_floating_point():
-            raise ValueError(f"terms must be a floating-point tensor, got {terms.dtype}")
+        (terms,) = widened(terms=terms)
         if not -terms.dim() <= dim < terms.dim():
             raise ValueError(f"terms of shape {list(terms.shape)} has no dimension {dim}")
         n = terms.shape[dim]
@@ -72,6 +73,7 @@ def summarise_terms(terms: Tensor, dim: int = 0) -> TermSummary:
     Raises:
         ValueError: as ``KLEstimate.from_terms``.
     """
+    (terms,) = widened(terms=terms)
     estimate = KLEstimate.from_terms(terms, dim)
     fixed = terms.detach()
     squares = (fixed - fixed.mean(dim, keepdim=True)).square()

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..categorical.discrete import kl_from_logits
-from ..conventions import Reduction, Unit, broadcast, convert, reduce
+from ..conventions import Reduction, Unit, broadcast, convert, only_plain_operations, reduce
 from ..gaussian.diagonal import expm1_minus_x
 
 Kind = Literal["k1", "k2", "k3"]
@@ -80,15 +80,9 @@ def log_ratio_estimator(
 class _ValueWithGradient(torch.autograd.Function):
     """value - surrogate.detach() + surrogate, without the NaN of inf - inf."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(value: Tensor, surrogate: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:  # noqa: ARG004
         return value.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        pass
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # noqa: ARG004
@@ -96,6 +90,9 @@ class _ValueWithGradient(torch.autograd.Function):
 
 
 def _value_with_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
+    if only_plain_operations():
+        value, held = value.detach(), surrogate.detach()
+        return torch.where(held.isfinite(), value + (surrogate - held), value)
     result: Tensor = _ValueWithGradient.apply(value.detach(), surrogate)
     return result
 

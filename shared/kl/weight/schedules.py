@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..conventions import widened
+
 
 def constant(step: int, value: float) -> float:
     """``value`` at every step: the schedule that changes nothing.
@@ -122,6 +124,7 @@ def free_bits(kl_mean: Tensor, minimum: float, groups: Sequence[int] | None = No
         ValueError: ``kl_mean`` is not of one dimension (a batch that was not averaged); ``minimum``
             is negative or not finite; a size is below 1, or they do not add up to the latents.
     """
+    (kl_mean,) = widened(kl_mean=kl_mean)
     if kl_mean.dim() != 1:
         raise ValueError(f"kl_mean must be [latent], a batch mean, got {list(kl_mean.shape)}")
     check_finite(minimum=minimum)
@@ -146,6 +149,7 @@ def capacity_penalty(kl: Tensor, capacity: float, gamma: float) -> Tensor:
     Raises:
         ValueError: ``capacity`` or ``gamma`` is negative or not finite.
     """
+    (kl,) = widened(kl=kl)
     check_finite(capacity=capacity, gamma=gamma)
     if capacity < 0 or gamma < 0:
         raise ValueError(f"capacity and gamma must be >= 0, got capacity={capacity}, gamma={gamma}")

