@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from ..conventions import Reduction, check_floating, check_reduction, fit_mask, reduce
 from .logits import student_of
-from .rows import Divergence, divergence_of_rows, js_rows, kl_rows
+from .rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales
 
 _CHUNK_ELEMENTS = 2**23  # logits in memory at once: 64 rows of 128k, enough for a matrix product
 
@@ -184,10 +184,12 @@ def _pass(
             values[chunk] = divergence_of_rows(divergence, *logits)
             continue
         gradient = logits[student]  # overwritten
-        values[chunk] = divergence_of_rows(divergence, *logits, student, gradient)
-        if upstream is not None:
-            gradient.mul_(upstream[chunk, None].to(gradient.dtype))
-        _accumulate(grads, head, chunk, gradient)
+        scales = row_scales(gradient)
+        values[chunk] = divergence_of_rows(divergence, *logits, student, gradient, scales=scales)
+        weights = None if upstream is None else upstream[chunk].to(dtype)
+        if scales is not None:
+            weights = (1 if weights is None else weights) / scales
+        _accumulate(grads, head, chunk, gradient, weights)
     return values, grads
 
 
@@ -251,14 +253,27 @@ def _arguments(
     )
 
 
-def _accumulate(grads: list[Tensor | None], head: Head, rows: Tensor, gradient: Tensor) -> None:
-    """Adds what a chunk's gradient to its logits gives to hidden, weight and bias."""
+def _accumulate(
+    grads: list[Tensor | None], head: Head, rows: Tensor, gradient: Tensor, weights: Tensor | None
+) -> None:
+    """Adds what a chunk's gradient to its logits gives to hidden, weight and bias.
+
+    Rows count with ``weights``, which are applied where they cannot leave the gradient's range.
+    """
     hidden, weight, bias = grads
     if hidden is not None:
-        hidden[rows] = (gradient @ head.weight.to(gradient.dtype)).to(hidden.dtype)
-    if weight is not None and weight.dtype == gradient.dtype:
-        weight.addmm_(gradient.T, head.hidden[rows].to(gradient.dtype))
-    elif weight is not None:
-        weight.add_(gradient.T @ head.hidden[rows].to(gradient.dtype))
+        product = (gradient @ head.weight.to(gradient.dtype)).to(hidden.dtype)
+        hidden[rows] = product if weights is None else product * weights[:, None].to(hidden.dtype)
+    if weight is not None:
+        states, largest = head.hidden[rows], 1.0
+        if weights is not None:
+            largest = max(weights.abs().max().item(), torch.finfo(weights.dtype).tiny)
+            states = states * (weights[:, None] / largest)
+        states = states.to(gradient.dtype)
+        if weight.dtype == gradient.dtype:
+            weight.addmm_(gradient.T, states, alpha=largest)
+        else:
+            weight.add_(gradient.T @ states, alpha=largest)
     if bias is not None:
-        bias.add_(gradient.sum(0, dtype=bias.dtype))
+        each = gradient.to(bias.dtype)
+        bias.add_(each.sum(0) if weights is None else weights.to(bias.dtype) @ each)

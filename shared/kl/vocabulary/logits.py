@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..conventions import Reduction, check_floating, check_reduction, fit_mask
-from .rows import Divergence, divergence_of_rows, js_rows, kl_rows
+from .rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales, scale_rows
 
 
 def chunked_kl(
@@ -49,9 +49,9 @@ def chunked_kl(
 
     Returns:
         Nats, [...] or a scalar, in float32 (float64 if an argument is). Never negative; +inf where
-        q_logits is -inf and p_logits is not. The gradient is rounded to the student's type before
-        the upstream gradient, and with it any loss scale, multiplies it; that happens where the
-        gradient is kept, so that a second backward through the same graph raises RuntimeError.
+        q_logits is -inf and p_logits is not. The upstream gradient, and with it any loss scale,
+        multiplies the gradient where that is kept, so that a second backward through the same graph
+        raises RuntimeError; float16 loses nothing by it, rows are kept in units of their largest.
 
     Raises:
         ValueError: both arguments require a gradient; shapes that differ; integers; a temperature
@@ -175,10 +175,12 @@ class _Rows(torch.autograd.Function):
         logits = (p_logits, q_logits)[student]
         # detach() shares the version counter, so that autograd notices who kept these logits.
         gradient = logits.detach() if inplace else torch.empty_like(logits)
-        factor = weight / divergence.temperature
-        values = divergence_of_rows(divergence, p_logits, q_logits, student, gradient, rows, factor)
+        factor, scales = weight / divergence.temperature, row_scales(gradient)
+        values = divergence_of_rows(
+            divergence, p_logits, q_logits, student, gradient, rows, factor, scales, exponent=15
+        )
         ctx.student, ctx.given = student, False
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(gradient, *([] if scales is None else [scales]))
         return weight * values
 
     @staticmethod
@@ -189,9 +191,10 @@ class _Rows(torch.autograd.Function):
                 "the gradient of a chunked divergence exists once: no second backward"
             )
         ctx.given = True
-        (gradient,) = ctx.saved_tensors
-        if upstream.is_cuda or not bool((upstream == 1).all()):
-            gradient.mul_(upstream.unsqueeze(-1).to(gradient.dtype))
+        gradient, *scales = ctx.saved_tensors
+        weights = upstream / scales[0] if scales else upstream
+        if weights.is_cuda or not bool((weights == 1).all()):
+            scale_rows(gradient, weights)
         grads: list[Tensor | None] = [None] * 7
         grads[ctx.student] = gradient.view(gradient.shape)
         return tuple(grads)

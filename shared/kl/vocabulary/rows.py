@@ -42,6 +42,8 @@ def divergence_of_rows(
     gradient: Tensor | None = None,
     rows: Tensor | None = None,
     factor: float = 1.0,
+    scales: Tensor | None = None,
+    exponent: int = 0,
 ) -> Tensor:
     """Values [n] of logits [n, vocabulary]; to be called without grad mode.
 
@@ -52,6 +54,9 @@ def divergence_of_rows(
         rows: indices of the rows to compute. Of the others nothing is read, and value and
             gradient are 0.
         factor: multiplies the gradient.
+        scales: [n] that receives the power of two by which each row of the gradient is multiplied,
+            so that its largest entry lies between half of 2^exponent and 2^exponent: what float16
+            would round to 0 keeps its digits.
     """
     n, vocabulary = p_logits.shape
     dtype = torch.promote_types(p_logits.dtype, q_logits.dtype)
@@ -78,9 +83,34 @@ def divergence_of_rows(
         values[chunk] = divergence.kernel(job)
         if target is not None and factor != 1:
             target.mul_(factor)
+        if target is not None and scales is not None:
+            _, exponents = torch.frexp(target.abs().amax(-1))
+            scales[chunk] = torch.ldexp(
+                torch.ones_like(values[chunk]), exponent - exponents.clamp(min=-100)
+            )
+            target.mul_(scales[chunk, None])
         if gradient is not None and target is not None and not direct:
             gradient[chunk] = target if rows is None else target.to(gradient.dtype)
     return values
+
+
+def row_scales(gradient: Tensor) -> Tensor | None:
+    """Where ``divergence_of_rows`` puts the scales of a float16 gradient [n, vocabulary]."""
+    return (
+        torch.ones(len(gradient), device=gradient.device)
+        if gradient.dtype == torch.float16
+        else None
+    )
+
+
+def scale_rows(gradient: Tensor, weights: Tensor) -> None:
+    """Multiply the rows [n, vocabulary] by ``weights`` [n] in float32, a few at a time."""
+    if gradient.dtype == weights.dtype:
+        gradient.mul_(weights[:, None])
+        return
+    size = max(1, 2**22 // gradient.shape[1])
+    for rows, factors in zip(gradient.split(size), weights.split(size), strict=True):
+        rows.copy_(rows.to(weights.dtype) * factors[:, None])
 
 
 def _fetch(logits: Tensor, chunk: slice | Tensor, copy: Tensor) -> Tensor:
