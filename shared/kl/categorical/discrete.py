@@ -26,7 +26,7 @@ twice, and no gradient is NaN at zero probabilities or logits of -inf.
 
 import math
 from collections.abc import Callable
-from typing import TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 import torch
 from torch import Tensor
@@ -37,10 +37,14 @@ from ..conventions import (
     check_reduction,
     check_weight,
     convert,
+    fit_mask,
+    only_plain_operations,
     reduce,
     safe_root,
     widened,
 )
+from ..kernels.autograd import values_of_rows
+from ..kernels.rows import KL_OF_PROBS, Divergence, entropy_rows, js_rows, kl_rows
 from .pairs import (
     Pair,
     ReadingLogits,
@@ -49,8 +53,12 @@ from .pairs import (
     kl_terms,
     pair_from_logits,
     pair_from_probs,
-    single_from_logits,
+    pair_of_logits,
+    pair_of_probs,
+    read_logits,
+    read_probs,
     single_from_probs,
+    single_of_logits,
 )
 
 Made = TypeVar("Made", Single, Pair)
@@ -133,14 +141,41 @@ def apply_formula(
     options: LogitsOptions | ProbsOptions,
 ) -> Tensor:
     """formula(make(distributions)) in the unit and reduction asked for."""
-    unit, reduction = options.get("unit", "nats"), options.get("reduction", "none")
+    return _reduced(options, lambda reading: formula(make(*distributions, **reading)))
+
+
+def _reduced(
+    options: LogitsOptions | ProbsOptions, compute: Callable[[dict[str, Any]], Tensor]
+) -> Tensor:
+    reduction = options.get("reduction", "none")
     check_reduction(reduction)
-    making = {k: v for k, v in options.items() if k not in ("unit", "reduction")}
-    return reduce(
-        convert(formula(make(*distributions, **making)), "nats", unit),
-        options.get("mask"),
-        reduction,
-    )
+    reading = {k: v for k, v in options.items() if k not in ("unit", "reduction")}
+    values = convert(compute(reading), "nats", options.get("unit", "nats"))
+    return reduce(values, options.get("mask"), reduction)
+
+
+def _by_rows(
+    divergence: Divergence,
+    formula: Callable[..., Tensor],
+    read: Callable[..., list[Tensor]],
+    distributions: tuple[Tensor, ...],
+    options: LogitsOptions | ProbsOptions,
+) -> Tensor:
+    """The same by a kernel, which computes the values and their gradients in one pass.
+
+    ``formula`` is that of distributions as they are read; it serves transforms and compilers.
+    """
+
+    def compute(reading: dict[str, Any]) -> Tensor:
+        if only_plain_operations() or distributions[0].device.type == "mps":  # it has no float64
+            return formula(*read(*distributions, **reading))
+        mask = None if reading.get("validate") else reading.pop("mask", None)
+        ready = read(*distributions, **reading)
+        if mask is not None:
+            mask = fit_mask(mask, ready[0].shape[:-1], "mask")
+        return values_of_rows(divergence, formula, ready, mask)
+
+    return _reduced(options, compute)
 
 
 # The functions. Shapes: [..., categories] -> [...], and see the module's docstring.
@@ -153,7 +188,14 @@ def entropy_from_probs(p: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
 
 def entropy_from_logits(logits: Tensor, **options: Unpack[LogitsOptions]) -> Tensor:
     """H(softmax(logits / temperature))."""
-    return apply_formula(entropy, single_from_logits, (logits,), options)
+    temperature = options.get("temperature", 1.0)
+    return _by_rows(
+        entropy_rows(temperature),
+        lambda a: entropy(single_of_logits(a, temperature)),
+        read_logits,
+        (logits,),
+        options,
+    )
 
 
 def kl_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
@@ -166,7 +208,7 @@ def kl_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tens
     The gradients are log(p / q) and 1 - p / q: on the simplex the same as those of
     sum p log(p / q), whose extra constants point out of it.
     """
-    return apply_formula(kl, pair_from_probs, (p, q), options)
+    return _by_rows(KL_OF_PROBS, lambda a, b: kl(pair_of_probs(a, b)), read_probs, (p, q), options)
 
 
 def kl_from_logits(p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsOptions]) -> Tensor:
@@ -177,7 +219,14 @@ def kl_from_logits(p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsO
     respect to q_logits is (q - p) / T, the Hessian at p = q the Fisher matrix
     (diag(p) - p p^T) / T^2.
     """
-    return apply_formula(kl, pair_from_logits, (p_logits, q_logits), options)
+    temperature = options.get("temperature", 1.0)
+    return _by_rows(
+        kl_rows(temperature),
+        lambda a, b: kl(pair_of_logits(a, b, temperature)),
+        read_logits,
+        (p_logits, q_logits),
+        options,
+    )
 
 
 def kl_from_logits_gradient(p_logits: Tensor, q_logits: Tensor) -> Tensor:
@@ -231,9 +280,13 @@ def js_from_logits(
     p_logits: Tensor, q_logits: Tensor, weight: float = 0.5, **options: Unpack[LogitsOptions]
 ) -> Tensor:
     """The Jensen-Shannon divergence of two softmaxes; ``weight`` is that of p."""
-    check_weight(weight)
-    return apply_formula(
-        lambda pair: js(pair, weight), pair_from_logits, (p_logits, q_logits), options
+    temperature = options.get("temperature", 1.0)
+    return _by_rows(
+        js_rows(weight, temperature),
+        lambda a, b: js(pair_of_logits(a, b, temperature), weight),
+        read_logits,
+        (p_logits, q_logits),
+        options,
     )
 
 

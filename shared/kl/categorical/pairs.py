@@ -142,24 +142,42 @@ def log_softmax(a: Tensor) -> Tensor:
     return torch.where(a != -torch.inf, (a - top) - rest, excluded)
 
 
-def single_from_probs(p: Tensor, **reading: Unpack[ReadingProbs]) -> Single:
+def read_probs(*distributions: Tensor, **reading: Unpack[ReadingProbs]) -> list[Tensor]:
+    """One or two tensors of probabilities, ready for use."""
+    names, roundings = "p q".split(), [_rounding(tensor) for tensor in distributions]
+    if len(distributions) == 2:
+        distributions = broadcast("p", distributions[0], "q", distributions[1], _dim(reading))
+    return [
+        _ready_probs(name, tensor, rounding, **reading)
+        for name, tensor, rounding in zip(names, distributions, roundings, strict=False)
+    ]
+
+
+def read_logits(*distributions: Tensor, **reading: Unpack[ReadingLogits]) -> list[Tensor]:
+    """One or two tensors of logits, ready for use but not yet over T."""
+    if len(distributions) == 1:
+        return [_ready_logits("logits", distributions[0], **reading)]
+    a, b = broadcast("p_logits", distributions[0], "q_logits", distributions[1], _dim(reading))
+    return [_ready_logits("p_logits", a, **reading), _ready_logits("q_logits", b, **reading)]
+
+
+def _dim(reading: ReadingProbs | ReadingLogits) -> int:
+    return reading.get("dim", -1)
+
+
+def single_of_probs(p: Tensor) -> Single:
     """Probabilities and their logarithms."""
-    p = _ready_probs("p", p, _rounding(p), **reading)
     return Single(p, safe_log(p))
 
 
-def single_from_logits(logits: Tensor, **reading: Unpack[ReadingLogits]) -> Single:
+def single_of_logits(logits: Tensor, temperature: float = 1.0) -> Single:
     """A softmax and its logarithms."""
-    log_p = log_softmax(_ready_logits("logits", logits, **reading) / reading.get("temperature", 1))
+    log_p = log_softmax(logits / temperature)
     return Single(log_p.exp(), torch.where(log_p != -torch.inf, log_p, 0.0))
 
 
-def pair_from_probs(p: Tensor, q: Tensor, **reading: Unpack[ReadingProbs]) -> Pair:
+def pair_of_probs(p: Tensor, q: Tensor) -> Pair:
     """Probabilities side by side; the log-ratio is log1p((p - q) / q) where they are close."""
-    roundings = _rounding(p), _rounding(q)
-    p, q = broadcast("p", p, "q", q, reading.get("dim", -1))
-    p = _ready_probs("p", p, roundings[0], **reading)
-    q = _ready_probs("q", q, roundings[1], **reading)
     both = ~(p <= 0) & ~(q <= 0)  # NaN is in: it must show
     a, b = torch.where(both, p, 1.0), torch.where(both, q, 1.0)
     near = (a < 1.5 * b) & (b < 1.5 * a)  # there a - b is exact, or nearly
@@ -167,6 +185,27 @@ def pair_from_probs(p: Tensor, q: Tensor, **reading: Unpack[ReadingProbs]) -> Pa
     apart = torch.where(near, 1.0, a).log() - torch.where(near, 1.0, b).log()
     d = torch.where(near, quotient.log1p(), apart)
     return Pair(p, q, safe_log(p), d, p_only=(p > 0) & (q == 0), q_only=(p == 0) & (q > 0))
+
+
+def single_from_probs(p: Tensor, **reading: Unpack[ReadingProbs]) -> Single:
+    """``single_of_probs`` of what was read."""
+    return single_of_probs(*read_probs(p, **reading))
+
+
+def single_from_logits(logits: Tensor, **reading: Unpack[ReadingLogits]) -> Single:
+    """``single_of_logits`` of what was read."""
+    return single_of_logits(read_logits(logits, **reading)[0], reading.get("temperature", 1.0))
+
+
+def pair_from_probs(p: Tensor, q: Tensor, **reading: Unpack[ReadingProbs]) -> Pair:
+    """``pair_of_probs`` of what was read."""
+    return pair_of_probs(*read_probs(p, q, **reading))
+
+
+def pair_from_logits(p_logits: Tensor, q_logits: Tensor, **reading: Unpack[ReadingLogits]) -> Pair:
+    """``pair_of_logits`` of what was read."""
+    a, b = read_logits(p_logits, q_logits, **reading)
+    return pair_of_logits(a, b, reading.get("temperature", 1.0))
 
 
 @torch.no_grad()
@@ -177,7 +216,7 @@ def _lost_in_difference(a: Tensor, b: Tensor) -> Tensor:
     return (a - (u - minus_b)) - (b + minus_b)
 
 
-def pair_from_logits(p_logits: Tensor, q_logits: Tensor, **reading: Unpack[ReadingLogits]) -> Pair:
+def pair_of_logits(a: Tensor, b: Tensor, temperature: float = 1.0) -> Pair:
     """Softmaxes side by side; their KL and log-ratio come from the difference of the logits.
 
     With u = a - b (exact where the logits are close), its mean c = E_p u and w = u - c,
@@ -187,11 +226,6 @@ def pair_from_logits(p_logits: Tensor, q_logits: Tensor, **reading: Unpack[Readi
     because E_p w = 0. No term is negative, and nothing cancels: log-sum-exps of thousands of
     logits, whose rounding swamps a small KL, are not subtracted from each other.
     """
-    dim = reading.get("dim", -1)
-    p_logits, q_logits = broadcast("p_logits", p_logits, "q_logits", q_logits, dim)
-    a = _ready_logits("p_logits", p_logits, **reading)
-    b = _ready_logits("q_logits", q_logits, **reading)
-    temperature = reading.get("temperature", 1.0)
     log_p, log_q = log_softmax(a / temperature), log_softmax(b / temperature)
     in_p, in_q = log_p != -torch.inf, log_q != -torch.inf  # NaN is in: it must show
     both, p_only, q_only = in_p & in_q, in_p & ~in_q, in_q & ~in_p

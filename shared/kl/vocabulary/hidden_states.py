@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..conventions import Reduction, check_floating, check_reduction, fit_mask, reduce
+from ..kernels.rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales
 from .logits import student_of
-from .rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales
 
 _CHUNK_ELEMENTS = 2**23  # logits in memory at once: 64 rows of 128k, enough for a matrix product
 
@@ -185,7 +185,8 @@ def _pass(
             continue
         gradient = logits[student]  # overwritten
         scales = row_scales(gradient)
-        values[chunk] = divergence_of_rows(divergence, *logits, student, gradient, scales=scales)
+        gradients = (gradient, None) if student == 0 else (None, gradient)
+        values[chunk] = divergence_of_rows(divergence, *logits, gradients, scales=scales)
         weights = None if upstream is None else upstream[chunk].to(dtype)
         if scales is not None:
             weights = (1 if weights is None else weights) / scales

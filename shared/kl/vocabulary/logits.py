@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..conventions import Reduction, check_floating, check_reduction, fit_mask
-from .rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales, scale_rows
+from ..kernels.rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales, scale_rows
 
 
 def chunked_kl(
@@ -176,8 +176,9 @@ class _Rows(torch.autograd.Function):
         # detach() shares the version counter, so that autograd notices who kept these logits.
         gradient = logits.detach() if inplace else torch.empty_like(logits)
         factor, scales = weight / divergence.temperature, row_scales(gradient)
+        gradients = (gradient, None) if student == 0 else (None, gradient)
         values = divergence_of_rows(
-            divergence, p_logits, q_logits, student, gradient, rows, factor, scales, exponent=15
+            divergence, p_logits, q_logits, gradients, rows, factor, scales, exponent=15
         )
         ctx.student, ctx.given = student, False
         ctx.save_for_backward(gradient, *([] if scales is None else [scales]))

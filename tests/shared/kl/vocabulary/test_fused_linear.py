@@ -144,7 +144,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_no_tensor_comes_near_the_size_of_the_logits(monkeypatch):
     monkeypatch.setattr(fused_linear, "_CHUNK_ELEMENTS", 2**17)
-    n, vocabulary = 300, 20_000
+    n, vocabulary = 700, 20_000
     tensors = heads(batch=(n,), vocabulary=vocabulary, dtype=torch.float32, bias=False)
     with LargestTensor() as largest:
         gradients(fused, kl_from_logits, tensors, SIDES["q"], reduction="sum")

@@ -1,0 +1,188 @@
+"""Divergences of the softmaxes of a few rows of logits, with their gradients."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .job import SMALL, Job, excess, expectation, largest, part_of, put_back, rows_below, series
+
+_FAR = 60.0  # nats; beyond, exp may overflow, or multiply a p that has lost its digits
+_LARGE = 20.0  # nats; from here on no digits are lost in differences of logarithms
+_SHIFTED = 256.0  # c^2 in units of the KL, which is about half the variance of u
+_MANY = 4096  # categories; the softmax of more is normalised again
+_SERIES_FIRST = 0.5  # up to here the series is as fast as expm1
+
+# With u = (p_logits - q_logits) / T, c = E_p u and x = c - u, as in
+# ``pairs.pair_from_logits``, q / p = exp(x) / E_p exp(x); and E_p x = 0 but for rounding.
+
+
+class Apart(NamedTuple):
+    """Cases that exp(x) does not cover: categories where p or q is 0, or q more than e^60 times p.
+
+    The others are near. Rows whose KL is large lose nothing in a difference of logarithms: they are
+    marked plain, and x is log(q / p) itself.
+    """
+
+    q: Tensor  # [rows, vocabulary]: q at categories where it is more than e^60 times p, else 0
+    q_mass: Tensor  # [rows, 1], their sum
+    log_near: Tensor  # [rows, 1]: log(1 - q_mass)
+    p_only: Tensor  # [rows, vocabulary], bool: q = 0 < p
+    p_mass: Tensor  # [rows, 1], the sum of p over these
+    plain: Tensor  # [rows, 1], bool
+    kl: Tensor  # [rows, 1]: D(p || q) where it is infinite or the row plain, else NaN
+
+
+class Compared(NamedTuple):
+    """What is known of rows once p and x are in their buffers."""
+
+    apart: Apart | None
+    shift: Tensor | None  # [rows, 1]: c, unless it was taken out exactly
+
+
+def softmax(logits: Tensor, temperature: float, out: Tensor, scratch: Tensor) -> Tensor:
+    if temperature != 1:
+        logits = torch.mul(logits, 1 / temperature, out=scratch)
+    torch.softmax(logits, -1, out=out)
+    if logits.shape[-1] > _MANY:  # torch's running sums lose a digit
+        out.mul_(1 / out.sum(-1, keepdim=True))
+    return out
+
+
+def _difference(job: Job, out: Tensor) -> Tensor:
+    """u; the logits are subtracted before they are scaled: that is exact where they are close."""
+    torch.sub(job.a, job.b, out=out)
+    return out if job.temperature == 1 else out.mul_(1 / job.temperature)
+
+
+def _exact_difference(job: Job, p: Tensor, out: Tensor) -> Tensor:
+    """u less its value where p is largest, with what the subtraction rounded off (two-sum)."""
+    a, b = job.a, job.b
+    torch.sub(a, b, out=out)
+    minus_b = out - a
+    lost = (a - (out - minus_b)) - (b + minus_b)
+    index = p.argmax(-1, keepdim=True)
+    out.sub_(out.gather(-1, index)).add_(lost - lost.gather(-1, index))
+    return out.mul_(1 / job.temperature)
+
+
+def compare(job: Job, p: Tensor, x: Tensor, scratch: Tensor, exact: bool) -> Compared:
+    """Softmax p, and x, which is 0 at categories that are apart."""
+    softmax(job.a, job.temperature, out=p, scratch=scratch)
+    u = _exact_difference(job, p, out=x) if exact and not job.wide else _difference(job, out=x)
+    c = expectation(p, u, scratch)
+    if not math.isfinite(c.sum().item()):  # most often what both exclude: -inf + inf
+        u.masked_fill_((job.a == -torch.inf) & (job.b == -torch.inf), 0.0)
+        c = expectation(p, u, scratch)
+    torch.sub(c, u, out=x)
+    if x.amax().item() < _FAR:  # NaN is not
+        return Compared(None, None if exact else c)
+    return Compared(_set_apart(job, p, x, scratch), None)
+
+
+def _set_apart(job: Job, p: Tensor, x: Tensor, scratch: Tensor) -> Apart:
+    """x again, centred over the near categories and 0 at the others."""
+    log_p, log_q = (torch.log_softmax(a / job.temperature, -1) for a in (job.a, job.b))
+    not_p, not_q = log_p == -torch.inf, log_q == -torch.inf
+    far, p_only = not_p | (log_q - log_p > _FAR), not_q & ~not_p
+    apart = far | not_q
+    u = _exact_difference(job, p, out=x).masked_fill_(apart, 0.0)
+    near_p = p.masked_fill(apart, 0.0).sum(-1, keepdim=True)
+    c = expectation(p, u, scratch) / near_p
+    log_q_p = (log_q - log_p).masked_fill_(apart, 0.0)
+    kl = -expectation(p, log_q_p, scratch)
+    plain = ~((kl < _LARGE) & (near_p > 0.5))
+    torch.where(plain, log_q_p, torch.sub(c, u, out=scratch).masked_fill_(apart, 0.0), out=x)
+    q = log_q.masked_fill(~far, -torch.inf).exp_()
+    q_mass = q.sum(-1, keepdim=True)
+    log_near = log_q.masked_fill_(apart, -torch.inf).logsumexp(-1, keepdim=True)
+    log_near = torch.where(q_mass < 0.5, torch.log1p(-q_mass), log_near)
+    kl = torch.where(p_only.any(-1, keepdim=True), torch.inf, torch.where(plain, kl, torch.nan))
+    p_mass = p.masked_fill(~p_only, 0.0).sum(-1, keepdim=True)
+    return Apart(q, q_mass, log_near, p_only, p_mass, plain, kl)
+
+
+def shifted_rows(compared: Compared, kl: Tensor) -> Tensor | None:
+    """Rows in which the rounding of u, which grows with c, is seen in what u varies by."""
+    if compared.shift is None:
+        return None
+    return rows_below(0.0, _SHIFTED * kl - compared.shift.square())
+
+
+def ratio(p: Tensor, e: Tensor, apart: Apart | None, scratch: Tensor) -> Tensor:
+    """Turns e into r = q / p - 1, meaningless where apart.q > 0; returns log(q/p) - x, [rows, 1].
+
+    At near categories q / p = (1 - q_mass) exp(x) / sum p exp(x).
+    """
+    mean = expectation(p, e, scratch)
+    if apart is None:
+        e.sub_(mean).mul_(1 / (1 + mean))
+        return -mean.log1p()
+    excess = torch.where(apart.plain, 0.0, mean - apart.p_mass)
+    q_mass = torch.where(apart.plain, 0.0, apart.q_mass)
+    log_near = torch.where(apart.plain, 0.0, apart.log_near)
+    e.mul_(log_near.exp()).sub_(excess + q_mass).div_(1 + excess)
+    e.masked_fill_(apart.p_only, -1.0)
+    return log_near - excess.log1p()
+
+
+def kl(job: Job, exact: bool = False) -> Tensor:
+    """D(p || q) = log1p(E_p[e - x]), no term negative; gradients -p x and q - p = p r."""
+    p, x, e, gap, scratch, *more = job.buffers
+    compared = compare(job, p, x, scratch, exact or job.wide)
+    apart = compared.apart
+    limit = torch.inf if job.wide else largest(x)
+    if limit < _SERIES_FIRST:
+        torch.add(series(x, limit, out=gap), x, out=e)
+    else:
+        torch.sub(torch.expm1(x, out=e), x, out=gap)
+    mean = expectation(p, gap, scratch)
+    if not (job.wide or limit < _SERIES_FIRST) and (few := rows_below(SMALL, mean)) is not None:
+        spare = (buffer[: len(few)] for buffer in (gap, scratch, more[0]))
+        mean[few] = excess(p[few], x[few], *spare)
+    shifted = shifted_rows(compared, mean)
+    if shifted is not None:
+        part = part_of(job, shifted)
+    value = mean.log1p()
+    if apart is not None:
+        value = torch.where(apart.kl.isnan(), value - apart.log_near, apart.kl)
+    value = value.squeeze(-1).clamp_(min=0)
+    to_p, to_q = job.gradients
+    if to_q is not None and apart is None:
+        torch.mul(e.sub_(mean).mul_(job.factor / (1 + mean)), p, out=to_q)
+    elif to_q is not None and apart is not None:
+        ratio(p, e, apart, scratch)
+        torch.mul(e, p, out=to_q).add_(apart.q).mul_(job.factor)
+    if to_p is not None:
+        if apart is not None:
+            x.sub_(expectation(p, x, scratch))
+        torch.mul(x, p, out=to_p).mul_(-job.factor)
+    if shifted is not None:
+        value[shifted] = kl(part, exact=True)
+        put_back(job, shifted, part)
+    return value
+
+
+def kl_fast(job: Job) -> Tensor:
+    """D(p || q) = E_p u - log Z_p + log Z_q, and the gradient q - p, as differences."""
+    p, u, q, scratch, *_ = job.buffers
+    softmax(job.a, job.temperature, out=p, scratch=scratch)
+    _difference(job, out=u)
+    c = expectation(p, u, scratch)
+    p_only = None
+    if not bool(c.isfinite().all()):
+        p_only = (job.b == -torch.inf) & (job.a > -torch.inf)
+        u.masked_fill_((job.a == -torch.inf) | p_only, 0.0)
+        c = expectation(p, u, scratch)
+    top = (job.a.amax(-1) - job.b.amax(-1)) / job.temperature
+    softmax(job.b, job.temperature, out=q, scratch=scratch)
+    value = c.squeeze(-1) - top + (p.amax(-1) / q.amax(-1)).log()  # Z = exp(largest) / its share
+    if p_only is not None:
+        value = torch.where(p_only.any(-1), torch.inf, value)
+    to_p, to_q = job.gradients
+    if to_q is not None:
+        torch.sub(q, p, out=to_q).mul_(job.factor)
+    if to_p is not None:
+        torch.mul(u.sub_(c), p, out=to_p).mul_(job.factor)
+    return value.clamp(min=0)
