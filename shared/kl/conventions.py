@@ -18,10 +18,16 @@ def convert(value: Tensor, source: Unit = "nats", target: Unit = "nats") -> Tens
     Raises:
         ValueError: an unknown unit.
     """
+    factor = unit_factor(source, target)
+    return value if source == target else value * factor
+
+
+def unit_factor(source: Unit, target: Unit) -> float:
+    """How many of the target unit are one of the source's."""
     for unit in (source, target):
         if unit not in NATS_PER:
             raise ValueError(f"unit must be one of {', '.join(NATS_PER)}, got {unit!r}")
-    return value if source == target else value * (NATS_PER[source] / NATS_PER[target])
+    return NATS_PER[source] / NATS_PER[target]
 
 
 def check_reduction(reduction: str) -> None:
@@ -49,16 +55,22 @@ def reduce(values: Tensor, mask: Tensor | None = None, reduction: Reduction = "n
     if mask is not None:
         mask = fit_mask(mask, values.shape, "mask")
         values = torch.where(mask, values, 0.0)
+    if reduction == "none":
+        return values
+    if reduction == "positionmean" and mask is not None:
+        return values.sum() / mask.sum().clamp(min=1)
+    return values.sum() * reduction_weight(reduction, values.shape)
+
+
+def reduction_weight(reduction: Reduction, shape: torch.Size, counted: int | None = None) -> float:
+    """The factor of every value in the reduction; ``counted`` positions of ``shape`` count."""
     match reduction:
-        case "none":
-            return values
-        case "sum":
-            return values.sum()
         case "batchmean":  # of an empty batch: 0
-            return values.sum() / (max(values.shape[0], 1) if values.dim() else 1)
+            return 1 / max(shape[0], 1) if shape else 1.0
         case "positionmean":
-            counted = max(values.numel(), 1) if mask is None else mask.sum().clamp(min=1)
-            return values.sum() / counted
+            return 1 / max(shape.numel() if counted is None else counted, 1)
+        case _:
+            return 1.0
 
 
 def lifted(value: Tensor) -> Tensor:

@@ -40,7 +40,9 @@ from ..conventions import (
     fit_mask,
     only_plain_operations,
     reduce,
+    reduction_weight,
     safe_root,
+    unit_factor,
     widened,
 )
 from ..kernels.autograd import values_of_rows
@@ -141,17 +143,17 @@ def apply_formula(
     options: LogitsOptions | ProbsOptions,
 ) -> Tensor:
     """formula(make(distributions)) in the unit and reduction asked for."""
-    return _reduced(options, lambda reading: formula(make(*distributions, **reading)))
-
-
-def _reduced(
-    options: LogitsOptions | ProbsOptions, compute: Callable[[dict[str, Any]], Tensor]
-) -> Tensor:
-    reduction = options.get("reduction", "none")
-    check_reduction(reduction)
-    reading = {k: v for k, v in options.items() if k not in ("unit", "reduction")}
-    values = convert(compute(reading), "nats", options.get("unit", "nats"))
+    unit, reduction, reading = _parts(options)
+    values = convert(formula(make(*distributions, **reading)), "nats", unit)
     return reduce(values, options.get("mask"), reduction)
+
+
+def _parts(options: LogitsOptions | ProbsOptions) -> tuple[Unit, Reduction, dict[str, Any]]:
+    """Unit, reduction, and how to read the distributions."""
+    reading: dict[str, Any] = dict(options)
+    unit, reduction = reading.pop("unit", "nats"), reading.pop("reduction", "none")
+    check_reduction(reduction)
+    return unit, reduction, reading
 
 
 def _by_rows(
@@ -165,17 +167,24 @@ def _by_rows(
 
     ``formula`` is that of distributions as they are read; it serves transforms and compilers.
     """
-
-    def compute(reading: dict[str, Any]) -> Tensor:
-        if only_plain_operations() or distributions[0].device.type == "mps":  # it has no float64
-            return formula(*read(*distributions, **reading))
-        mask = None if reading.get("validate") else reading.pop("mask", None)
-        ready = read(*distributions, **reading)
-        if mask is not None:
-            mask = fit_mask(mask, ready[0].shape[:-1], "mask")
-        return values_of_rows(divergence, formula, ready, mask)
-
-    return _reduced(options, compute)
+    unit, reduction, reading = _parts(options)
+    mask = options.get("mask")
+    if only_plain_operations() or distributions[0].device.type == "mps":  # it has no float64
+        values = formula(*read(*distributions, **reading))
+        return reduce(convert(values, "nats", unit), mask, reduction)
+    if not options.get("validate"):
+        reading.pop("mask", None)
+    ready = read(*distributions, **reading)
+    shape = ready[0].shape[:-1]
+    if mask is not None:
+        mask = fit_mask(mask, shape, "mask")
+    factor = unit_factor("nats", unit)
+    if reduction == "none":
+        values = values_of_rows(divergence, formula, ready, mask)
+        return values if factor == 1 else values * factor
+    counted = None if mask is None else int(mask.sum())
+    weight = factor * reduction_weight(reduction, shape, counted)
+    return values_of_rows(divergence, formula, ready, mask, weight)
 
 
 # The functions. Shapes: [..., categories] -> [...], and see the module's docstring.

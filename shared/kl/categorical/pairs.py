@@ -144,6 +144,8 @@ def log_softmax(a: Tensor) -> Tensor:
 
 def read_probs(*distributions: Tensor, **reading: Unpack[ReadingProbs]) -> list[Tensor]:
     """One or two tensors of probabilities, ready for use."""
+    if not reading and _are_ready(distributions):
+        return list(distributions)
     names, roundings = "p q".split(), [_rounding(tensor) for tensor in distributions]
     if len(distributions) == 2:
         distributions = broadcast("p", distributions[0], "q", distributions[1], _dim(reading))
@@ -155,10 +157,25 @@ def read_probs(*distributions: Tensor, **reading: Unpack[ReadingProbs]) -> list[
 
 def read_logits(*distributions: Tensor, **reading: Unpack[ReadingLogits]) -> list[Tensor]:
     """One or two tensors of logits, ready for use but not yet over T."""
+    if not reading.keys() - {"temperature"} and _are_ready(distributions):
+        check_temperature(reading.get("temperature", 1.0))
+        return list(distributions)
     if len(distributions) == 1:
         return [_ready_logits("logits", distributions[0], **reading)]
     a, b = broadcast("p_logits", distributions[0], "q_logits", distributions[1], _dim(reading))
     return [_ready_logits("p_logits", a, **reading), _ready_logits("q_logits", b, **reading)]
+
+
+def _are_ready(distributions: tuple[Tensor, ...]) -> bool:
+    """Most often there is nothing to do, and to find that out costs as much as a small KL."""
+    first, last = distributions[0], distributions[-1]
+    return (
+        first.dtype in (torch.float32, torch.float64)
+        and first.dtype == last.dtype
+        and first.shape == last.shape
+        and first.dim() > 0
+        and first.shape[-1] > 0
+    )
 
 
 def _dim(reading: ReadingProbs | ReadingLogits) -> int:

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rows import Divergence, divergence_of_rows, scale_rows
+from .job import Gradients
+from .rows import Divergence, divergence_of_rows
+
+_FEW_ELEMENTS = 2**12
 
 Formula = Callable[..., Tensor]
 """The same divergence of rows [n, categories] in torch's own operations."""
@@ -18,6 +21,7 @@ def values_of_rows(
     formula: Formula,
     distributions: Sequence[Tensor],
     mask: Tensor | None = None,
+    weight: float | None = None,
 ) -> Tensor:
     """Values [...] of one or two tensors [..., categories] of one shape and type.
 
@@ -25,12 +29,13 @@ def values_of_rows(
         formula: takes the place of the kernel in rows that are not finite, and for derivatives of
             the gradient.
         mask: bool [...], True for rows that count; the others are not read.
+        weight: returns their sum times this instead; backward then has nothing to multiply.
     """
     shape = distributions[0].shape
     a, *b = [tensor.reshape(-1, shape[-1]) for tensor in distributions]
     rows = None if mask is None else mask.flatten().nonzero().squeeze(-1)
-    values: Tensor = _Rows.apply(divergence, formula, rows, a, *b)
-    return values.view(shape[:-1])
+    values: Tensor = _Rows.apply(divergence, formula, rows, weight, a, *b)
+    return values if weight is not None else values.view(shape[:-1])
 
 
 class _Rows(torch.autograd.Function):
@@ -38,37 +43,48 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, divergence: Divergence, formula: Formula, rows: Tensor | None, *inputs: Tensor
+        ctx: Any,
+        divergence: Divergence,
+        formula: Formula,
+        rows: Tensor | None,
+        weight: float | None,
+        *inputs: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(*inputs)
-        ctx.of = divergence, formula, rows
+        ctx.of = divergence, formula, rows, weight
         values, ctx.gradients = _compute(ctx, inputs)
-        return values
+        return values if weight is None else values.sum() * weight
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return None, None, None, *_differentiable(ctx, inputs, upstream)
+            return None, None, None, None, *_differentiable(ctx, inputs, upstream)
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # a second backward through the same graph
             _, gradients = _compute(ctx, inputs)
         if upstream.is_cuda or not bool((upstream == 1).all()):
             for gradient in gradients:
                 if gradient is not None:
-                    scale_rows(gradient, upstream)
-        return None, None, None, *gradients
+                    gradient.mul_(upstream[..., None])
+        return None, None, None, None, *gradients
 
 
-def _compute(ctx: Any, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
-    divergence, formula, rows = ctx.of
+def _compute(ctx: Any, inputs: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor | None]]:
+    divergence, formula, rows, weight = ctx.of
+    needed = ctx.needs_input_grad[4:]
+    a, weight = inputs[0], 1.0 if weight is None else weight
+    if rows is None and a.dtype == torch.float32 and a.numel() <= _FEW_ELEMENTS:
+        values, targets = _compute_few(divergence, inputs, needed, weight)
+        if math.isfinite(values.sum().item()):
+            return values, targets[: len(inputs)]
     gradients = [
-        torch.empty_like(tensor) if needed else None
-        for tensor, needed in zip(inputs, ctx.needs_input_grad[3:], strict=True)
+        torch.empty_like(tensor) if wanted else None
+        for tensor, wanted in zip(inputs, needed, strict=True)
     ]
     targets = (gradients[0], gradients[1] if len(inputs) > 1 else None)
-    factor = 1 / divergence.temperature
-    values = divergence_of_rows(divergence, inputs[0], inputs[-1], targets, rows, factor)
+    factor = weight / divergence.temperature
+    values = divergence_of_rows(divergence, a, inputs[-1], targets, rows, factor)
     if not math.isfinite(values.sum().item()):
         few = (~values.isfinite()).nonzero().squeeze(-1)
         with torch.enable_grad():
@@ -78,19 +94,37 @@ def _compute(ctx: Any, inputs: Sequence[Tensor]) -> tuple[Tensor, list[Tensor | 
         values[few] = by_formula.detach()
         for gradient, part in zip(gradients, of_few, strict=True):
             if gradient is not None:
-                gradient[few] = part
+                gradient[few] = part * weight
     return values, gradients
+
+
+def _compute_few(
+    divergence: Divergence, inputs: Sequence[Tensor], needed: Sequence[bool], weight: float
+) -> tuple[Tensor, Gradients]:
+    temperature = divergence.temperature
+    a, b = inputs[0].double(), inputs[-1].double()
+    if temperature != 1:
+        a, b = a.div_(temperature), b.div_(temperature)
+    values, gradients = divergence.few(a, b, needed)
+    factor = weight / temperature
+    to_a, to_b = (
+        None if gradient is None else (gradient if factor == 1 else gradient.mul_(factor)).float()
+        for gradient in gradients
+    )
+    return values.clamp_(min=0).float(), (to_a, to_b)
 
 
 def _differentiable(
     ctx: Any, inputs: Sequence[Tensor], upstream: Tensor
 ) -> tuple[Tensor | None, ...]:
     """The gradients by the formula, with a graph of their own."""
-    _, formula, rows = ctx.of
-    needed = [
-        tensor for tensor, needed in zip(inputs, ctx.needs_input_grad[3:], strict=True) if needed
-    ]
-    parts = inputs if rows is None else [tensor[rows] for tensor in inputs]
-    weights = upstream if rows is None else upstream[rows]
-    gradients = iter(torch.autograd.grad(formula(*parts), needed, weights, create_graph=True))
-    return tuple(next(gradients) if needed else None for needed in ctx.needs_input_grad[3:])
+    _, formula, rows, weight = ctx.of
+    wanted = ctx.needs_input_grad[4:]
+    leaves = [tensor for tensor, needed in zip(inputs, wanted, strict=True) if needed]
+    values = formula(*(inputs if rows is None else [tensor[rows] for tensor in inputs]))
+    if weight is not None:
+        values = values.sum() * weight
+    elif rows is not None:
+        upstream = upstream[rows]
+    gradients = iter(torch.autograd.grad(values, leaves, upstream, create_graph=True))
+    return tuple(next(gradients) if needed else None for needed in wanted)

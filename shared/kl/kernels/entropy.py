@@ -1,12 +1,23 @@
 """The entropy of the softmaxes of a few rows of logits, with its gradient."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from .job import Job, expectation
 
-_NEVER = -1e4  # exp of it is 0
-_NEARLY_CERTAIN = 1.5  # sum of exp(z), which is at least 1
+NEVER = -1e4  # exp of it is 0
+_NEARLY_CERTAIN = 1.5
+
+
+def log_of_total(weights: Tensor, z: Tensor, total: Tensor, nearly_certain: float) -> Tensor:
+    """log Z of weights exp(z), the largest 1, and their total; below the limit 1 + rest is exact no
+    more, and the rest is added up by itself."""
+    if total.amin().item() > nearly_certain:
+        return total.log()
+    largest = z.argmax(-1, keepdim=True)
+    return weights.scatter(-1, largest, 0.0).sum(-1, keepdim=True).log1p()
 
 
 def entropy(job: Job) -> Tensor:
@@ -16,13 +27,10 @@ def entropy(job: Job) -> Tensor:
     torch.sub(job.a, top, out=z)
     if job.temperature != 1:
         z.mul_(1 / job.temperature)
-    z.clamp_(min=_NEVER)
-    torch.exp(z, out=weights)
+    z.clamp_(min=NEVER)
+    torch.mul(z, 1 / math.log(2), out=weights).exp2_()  # exp(z), four times as fast
     total = weights.sum(-1, keepdim=True)
-    log_total = total.log()
-    if not total.amin().item() > _NEARLY_CERTAIN:  # 1 + rest has lost digits of the rest
-        rest = weights.scatter(-1, z.argmax(-1, keepdim=True), 0.0).sum(-1, keepdim=True)
-        log_total = rest.log1p()
+    log_total = log_of_total(weights, z, total, _NEARLY_CERTAIN)
     mean = expectation(weights, z, scratch).div_(total)
     gradient = job.gradients[0]
     if gradient is not None:

@@ -6,16 +6,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .job import SMALL, Job, excess, expectation, largest, part_of, put_back, rows_below, series
+from .job import (
+    Job,
+    excess,
+    expectation,
+    exponential,
+    largest,
+    part_of,
+    put_back,
+    rows_below,
+    series,
+)
 
 _FAR = 60.0  # nats; beyond, exp may overflow, or multiply a p that has lost its digits
 _LARGE = 20.0  # nats; from here on no digits are lost in differences of logarithms
 _SHIFTED = 256.0  # c^2 in units of the KL, which is about half the variance of u
 _MANY = 4096  # categories; the softmax of more is normalised again
-_SERIES_FIRST = 0.5  # up to here the series is as fast as expm1
+_CLOSE = 0.5  # |x|, up to where the series is the fastest
 
-# With u = (p_logits - q_logits) / T, c = E_p u and x = c - u, as in
-# ``pairs.pair_from_logits``, q / p = exp(x) / E_p exp(x); and E_p x = 0 but for rounding.
+# With v = (b - a) / T, c = E_p v and x = v - c, as in ``pairs.pair_of_logits``,
+# q / p = exp(x) / E_p exp(x); and E_p x = 0 but for rounding.
 
 
 class Apart(NamedTuple):
@@ -38,6 +48,7 @@ class Compared(NamedTuple):
     """What is known of rows once p and x are in their buffers."""
 
     apart: Apart | None
+    most: float  # the largest x
     shift: Tensor | None  # [rows, 1]: c, unless it was taken out exactly
 
 
@@ -51,14 +62,14 @@ def softmax(logits: Tensor, temperature: float, out: Tensor, scratch: Tensor) ->
 
 
 def _difference(job: Job, out: Tensor) -> Tensor:
-    """u; the logits are subtracted before they are scaled: that is exact where they are close."""
-    torch.sub(job.a, job.b, out=out)
+    """v; the logits are subtracted before they are scaled: that is exact where they are close."""
+    torch.sub(job.b, job.a, out=out)
     return out if job.temperature == 1 else out.mul_(1 / job.temperature)
 
 
 def _exact_difference(job: Job, p: Tensor, out: Tensor) -> Tensor:
-    """u less its value where p is largest, with what the subtraction rounded off (two-sum)."""
-    a, b = job.a, job.b
+    """v less its value where p is largest, with what the subtraction rounded off (two-sum)."""
+    a, b = job.b, job.a
     torch.sub(a, b, out=out)
     minus_b = out - a
     lost = (a - (out - minus_b)) - (b + minus_b)
@@ -67,18 +78,19 @@ def _exact_difference(job: Job, p: Tensor, out: Tensor) -> Tensor:
     return out.mul_(1 / job.temperature)
 
 
-def compare(job: Job, p: Tensor, x: Tensor, scratch: Tensor, exact: bool) -> Compared:
+def compare(job: Job, p: Tensor, x: Tensor, scratch: Tensor, exact: bool = False) -> Compared:
     """Softmax p, and x, which is 0 at categories that are apart."""
     softmax(job.a, job.temperature, out=p, scratch=scratch)
-    u = _exact_difference(job, p, out=x) if exact and not job.wide else _difference(job, out=x)
-    c = expectation(p, u, scratch)
+    v = _exact_difference(job, p, out=x) if exact else _difference(job, out=x)
+    c = expectation(p, v, scratch)
     if not math.isfinite(c.sum().item()):  # most often what both exclude: -inf + inf
-        u.masked_fill_((job.a == -torch.inf) & (job.b == -torch.inf), 0.0)
-        c = expectation(p, u, scratch)
-    torch.sub(c, u, out=x)
-    if x.amax().item() < _FAR:  # NaN is not
-        return Compared(None, None if exact else c)
-    return Compared(_set_apart(job, p, x, scratch), None)
+        v.masked_fill_((job.a == -torch.inf) & (job.b == -torch.inf), 0.0)
+        c = expectation(p, v, scratch)
+    v.sub_(c)
+    most = x.amax().item()
+    if most < _FAR:  # NaN is not
+        return Compared(None, most, None if exact else c)
+    return Compared(_set_apart(job, p, x, scratch), most, None)
 
 
 def _set_apart(job: Job, p: Tensor, x: Tensor, scratch: Tensor) -> Apart:
@@ -87,13 +99,13 @@ def _set_apart(job: Job, p: Tensor, x: Tensor, scratch: Tensor) -> Apart:
     not_p, not_q = log_p == -torch.inf, log_q == -torch.inf
     far, p_only = not_p | (log_q - log_p > _FAR), not_q & ~not_p
     apart = far | not_q
-    u = _exact_difference(job, p, out=x).masked_fill_(apart, 0.0)
+    v = _exact_difference(job, p, out=x).masked_fill_(apart, 0.0)
     near_p = p.masked_fill(apart, 0.0).sum(-1, keepdim=True)
-    c = expectation(p, u, scratch) / near_p
+    c = expectation(p, v, scratch) / near_p
     log_q_p = (log_q - log_p).masked_fill_(apart, 0.0)
     kl = -expectation(p, log_q_p, scratch)
     plain = ~((kl < _LARGE) & (near_p > 0.5))
-    torch.where(plain, log_q_p, torch.sub(c, u, out=scratch).masked_fill_(apart, 0.0), out=x)
+    torch.where(plain, log_q_p, v.sub_(c).masked_fill_(apart, 0.0), out=x)
     q = log_q.masked_fill(~far, -torch.inf).exp_()
     q_mass = q.sum(-1, keepdim=True)
     log_near = log_q.masked_fill_(apart, -torch.inf).logsumexp(-1, keepdim=True)
@@ -103,11 +115,9 @@ def _set_apart(job: Job, p: Tensor, x: Tensor, scratch: Tensor) -> Apart:
     return Apart(q, q_mass, log_near, p_only, p_mass, plain, kl)
 
 
-def shifted_rows(compared: Compared, kl: Tensor) -> Tensor | None:
-    """Rows in which the rounding of u, which grows with c, is seen in what u varies by."""
-    if compared.shift is None:
-        return None
-    return rows_below(0.0, _SHIFTED * kl - compared.shift.square())
+def shifted(compared: Compared, kl: Tensor) -> Tensor | None:
+    """[rows, 1] below 0 where the rounding of v, which grows with c, is seen in its variation."""
+    return None if compared.shift is None else _SHIFTED * kl - compared.shift.square()
 
 
 def ratio(p: Tensor, e: Tensor, apart: Apart | None, scratch: Tensor) -> Tensor:
@@ -127,27 +137,51 @@ def ratio(p: Tensor, e: Tensor, apart: Apart | None, scratch: Tensor) -> Tensor:
     return log_near - excess.log1p()
 
 
-def kl(job: Job, exact: bool = False) -> Tensor:
-    """D(p || q) = log1p(E_p[e - x]), no term negative; gradients -p x and q - p = p r."""
-    p, x, e, gap, scratch, *more = job.buffers
-    compared = compare(job, p, x, scratch, exact or job.wide)
-    apart = compared.apart
-    limit = torch.inf if job.wide else largest(x)
-    if limit < _SERIES_FIRST:
+def kl(job: Job) -> Tensor:
+    """D(p || q) = log(1 + E_p[e - x]), e = exp(x) - 1; gradients -p x and q - p.
+
+    Rows where the divergence is small are computed again by ``careful_kl``.
+    """
+    p, x, e, scratch, *_ = job.buffers
+    compared = compare(job, p, x, scratch)
+    if compared.apart is not None or (compared.most < _CLOSE and -x.amin().item() < _CLOSE):
+        return careful_kl(job, compared)
+    base, small = exponential(x, compared.most, out=e)
+    total = expectation(p, torch.sub(e, x, out=scratch), scratch)
+    mean = total - base
+    values = mean.log1p()
+    few = rows_below(small, values, shifted(compared, values))
+    if few is not None and len(few) == len(values):
+        return careful_kl(job, compared)
+    part = None if few is None else part_of(job, few)
+    values = values.squeeze(-1)
+    to_p, to_q = job.gradients
+    if to_p is not None:
+        torch.mul(x, p, out=to_p).mul_(-job.factor)
+    if to_q is not None:
+        torch.mul(e.sub_(total).mul_(job.factor / (1 + mean)), p, out=to_q)
+    if few is not None and part is not None:
+        values[few] = careful_kl(part)
+        put_back(job, few, part)
+    return values
+
+
+def careful_kl(job: Job, compared: Compared | None = None) -> Tensor:
+    """D(p || q) = log1p(E_p[e - x]), e = exp(x) - 1, no term negative; gradients -p x and p r."""
+    p, x, e, gap, scratch, *_ = job.buffers
+    compared = compared or compare(job, p, x, scratch, exact=True)
+    apart, limit = compared.apart, largest(x)
+    if limit < _CLOSE:
         torch.add(series(x, limit, out=gap), x, out=e)
+        mean = expectation(p, gap, scratch)
     else:
-        torch.sub(torch.expm1(x, out=e), x, out=gap)
-    mean = expectation(p, gap, scratch)
-    if not (job.wide or limit < _SERIES_FIRST) and (few := rows_below(SMALL, mean)) is not None:
-        spare = (buffer[: len(few)] for buffer in (gap, scratch, more[0]))
-        mean[few] = excess(p[few], x[few], *spare)
-    shifted = shifted_rows(compared, mean)
-    if shifted is not None:
-        part = part_of(job, shifted)
-    value = mean.log1p()
+        mean = excess(p, x, gap, scratch, e)
+        torch.expm1(x, out=e)
+    if (doubt := shifted(compared, mean)) is not None and doubt.amin().item() < 0:
+        return careful_kl(job)
+    values = mean.log1p()
     if apart is not None:
-        value = torch.where(apart.kl.isnan(), value - apart.log_near, apart.kl)
-    value = value.squeeze(-1).clamp_(min=0)
+        values = torch.where(apart.kl.isnan(), values - apart.log_near, apart.kl)
     to_p, to_q = job.gradients
     if to_q is not None and apart is None:
         torch.mul(e.sub_(mean).mul_(job.factor / (1 + mean)), p, out=to_q)
@@ -158,31 +192,28 @@ def kl(job: Job, exact: bool = False) -> Tensor:
         if apart is not None:
             x.sub_(expectation(p, x, scratch))
         torch.mul(x, p, out=to_p).mul_(-job.factor)
-    if shifted is not None:
-        value[shifted] = kl(part, exact=True)
-        put_back(job, shifted, part)
-    return value
+    return values.squeeze(-1).clamp_(min=0)
 
 
 def kl_fast(job: Job) -> Tensor:
-    """D(p || q) = E_p u - log Z_p + log Z_q, and the gradient q - p, as differences."""
-    p, u, q, scratch, *_ = job.buffers
+    """D(p || q) = log Z_q - log Z_p - E_p v, and the gradient q - p, as differences."""
+    p, v, q, scratch, *_ = job.buffers
     softmax(job.a, job.temperature, out=p, scratch=scratch)
-    _difference(job, out=u)
-    c = expectation(p, u, scratch)
+    _difference(job, out=v)
+    c = expectation(p, v, scratch)
     p_only = None
     if not bool(c.isfinite().all()):
         p_only = (job.b == -torch.inf) & (job.a > -torch.inf)
-        u.masked_fill_((job.a == -torch.inf) | p_only, 0.0)
-        c = expectation(p, u, scratch)
+        v.masked_fill_((job.a == -torch.inf) | p_only, 0.0)
+        c = expectation(p, v, scratch)
     top = (job.a.amax(-1) - job.b.amax(-1)) / job.temperature
     softmax(job.b, job.temperature, out=q, scratch=scratch)
-    value = c.squeeze(-1) - top + (p.amax(-1) / q.amax(-1)).log()  # Z = exp(largest) / its share
+    value = -c.squeeze(-1) - top + (p.amax(-1) / q.amax(-1)).log()  # Z = exp(largest) / its share
     if p_only is not None:
         value = torch.where(p_only.any(-1), torch.inf, value)
     to_p, to_q = job.gradients
     if to_q is not None:
         torch.sub(q, p, out=to_q).mul_(job.factor)
     if to_p is not None:
-        torch.mul(u.sub_(c), p, out=to_p).mul_(job.factor)
+        torch.mul(v.sub_(c), p, out=to_p).mul_(-job.factor)
     return value.clamp(min=0)

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from .job import SMALL, Job, excess, expectation, rows_below, series
+from .job import Job, excess, expectation, rows_below, series
 
 _CLOSE = 0.25  # relative difference of all probabilities
+_SMALL = 0.02  # nats; below, exp(x) - 1 - x is not a difference
 _NOTHING = 1e-30  # q where both are 0: nothing to the value, much more than the least p
 
 
@@ -15,7 +16,7 @@ def kl_of_probs(job: Job) -> Tensor:
     |log(p / q)| is log(1 + |q - p| / min(p, q)). Where p is 0 it is computed as the least number of
     its type, and a term is q. NaN or inf if q is 0 where p is not.
     """
-    p, q, gap, log_ratio, scratch, sign, _ = job.buffers
+    p, q, gap, log_ratio, scratch, sign = job.buffers
     torch.clamp(job.a, min=torch.finfo(p.dtype).tiny, out=p)
     q_used, has_zeros = job.b, not job.a.amin().item() > 0
     if has_zeros:
@@ -24,13 +25,13 @@ def kl_of_probs(job: Job) -> Tensor:
         q_used = torch.maximum(q, job.b, out=q)
     torch.sub(q_used, p, out=gap)
     quotient = torch.div(gap, torch.minimum(p, q_used, out=scratch), out=scratch).abs_()
-    limit = torch.inf if job.wide else quotient.amax().item()
+    limit = quotient.amax().item()
     torch.copysign(quotient.log1p_(), gap, out=log_ratio)  # log(q / p)
     if limit < _CLOSE:
         values = expectation(p, series(log_ratio, limit, out=scratch), scratch)
     else:
         values = gap.sum(-1, keepdim=True) - expectation(p, log_ratio, scratch)
-        if not job.wide and (few := rows_below(SMALL, values)) is not None:
+        if (few := rows_below(_SMALL, values)) is not None:
             values[few] = excess(
                 p[few], log_ratio[few], *(torch.empty_like(p[few]) for _ in range(3))
             )

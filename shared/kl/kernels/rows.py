@@ -1,53 +1,56 @@
 """Divergences of rows of logits or probabilities, a few rows at a time, in memory used again."""
 
+import threading
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..conventions import check_temperature, check_weight
+from . import few
 from .entropy import entropy
 from .jensen_shannon import js
-from .job import BUFFERS, Job
+from .job import Gradients, Job
 from .logits import kl, kl_fast
 from .probs import kl_of_probs
 
-Gradients = tuple[Tensor | None, Tensor | None]
-
-_CPU_ELEMENTS = 2**16  # of a chunk: its buffers about fill the L2 cache
+_CPU_ELEMENTS = 2**18  # of a chunk: its buffers stay in the L3 cache
 _GPU_ELEMENTS = 2**22
-_FEW_ELEMENTS = 2**12  # for so few, steps cost more than elements: float64 needs the fewest
 
 
 class Divergence(NamedTuple):
     """A kernel, which returns the values [rows] of a job, and the temperature of the logits."""
 
     kernel: Callable[[Job], Tensor]
+    buffers: int
+    """How many the kernel uses."""
+    few: Callable[..., few.Result]
+    """The same for a few elements."""
     temperature: float = 1.0
 
 
 def kl_rows(temperature: float, precise: bool = True) -> Divergence:
     """D(p || q) of two softmaxes."""
     check_temperature(temperature)
-    return Divergence(kl if precise else kl_fast, temperature)
+    return Divergence(kl if precise else kl_fast, 5, few.kl, temperature)
 
 
 def js_rows(weight: float, temperature: float) -> Divergence:
     """w D(p || m) + (1 - w) D(q || m) with m = w p + (1 - w) q, of two softmaxes."""
     check_temperature(temperature)
     check_weight(weight)
-    return Divergence(partial(js, weight=weight), temperature)
+    return Divergence(partial(js, weight=weight), 7, partial(few.js, weight=weight), temperature)
 
 
 def entropy_rows(temperature: float) -> Divergence:
     """H(p) of the softmax of the first argument; the second is not looked at."""
     check_temperature(temperature)
-    return Divergence(entropy, temperature)
+    return Divergence(entropy, 3, few.entropy, temperature)
 
 
-KL_OF_PROBS = Divergence(kl_of_probs)
+KL_OF_PROBS = Divergence(kl_of_probs, 6, few.kl_of_probs)
 
 
 def divergence_of_rows(
@@ -74,7 +77,6 @@ def divergence_of_rows(
     """
     n, categories = a.shape
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    wide = dtype == torch.float32 and a.numel() <= _FEW_ELEMENTS and a.device.type != "mps"
     if rows is not None:
         skipped = torch.ones(n, dtype=torch.bool, device=a.device).index_fill_(0, rows, False)
         for gradient in gradients:
@@ -82,44 +84,56 @@ def divergence_of_rows(
                 gradient[skipped] = 0
     count = n if rows is None else len(rows)
     values = torch.zeros(n, dtype=dtype, device=a.device)
-    if wide:
-        dtype = torch.float64
     elements = _CPU_ELEMENTS if a.device.type == "cpu" else _GPU_ELEMENTS
     size = max(1, min(count, elements // categories))
-    # One piece of memory, which the allocator keeps for the next call.
-    a_copy, b_copy, to_p, to_q, *buffers = torch.empty(
-        BUFFERS + 4, size, categories, dtype=dtype, device=a.device
-    )
+    copies = [tensor is not None and tensor.dtype != dtype for tensor in (a, b)]
+    outside = [g is not None and (rows is not None or g.dtype != dtype) for g in gradients]
+    number = divergence.buffers + sum(copies) + sum(outside)
+    memory = iter(_workspace(number, size, categories, dtype, a.device))
+    a_copy, b_copy, to_p, to_q = (next(memory) if needed else None for needed in copies + outside)
+    buffers = list(memory)
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
         chunk = part if rows is None else rows[part]
         length = part.stop - start
         targets = [
-            None
-            if gradient is None
-            else gradient[part]
-            if rows is None and gradient.dtype == dtype
-            else outside[:length]
-            for gradient, outside in zip(gradients, (to_p, to_q), strict=True)
+            gradient if gradient is None else gradient[part] if own is None else own[:length]
+            for gradient, own in zip(gradients, (to_p, to_q), strict=True)
         ]
         job = Job(
-            _fetch(a, chunk, a_copy[:length]),
-            _fetch(b, chunk, b_copy[:length]),
+            a[chunk] if a_copy is None else a_copy[:length].copy_(a[chunk]),
+            b[chunk] if b_copy is None else b_copy[:length].copy_(b[chunk]),
             divergence.temperature,
             (targets[0], targets[1]),
             factor,
             [buffer[:length] for buffer in buffers],
-            wide,
         )
-        values[chunk] = divergence.kernel(job).to(values.dtype)
-        for gradient, target in zip(gradients, targets, strict=True):
+        values[chunk] = divergence.kernel(job)
+        for gradient, target, own in zip(gradients, targets, (to_p, to_q), strict=True):
             if gradient is None or target is None:
                 continue
             if scales is not None:
-                scales[chunk] = _scale(target, exponent).to(scales.dtype)
-            if rows is not None or target.dtype != gradient.dtype or scales is not None:
+                scales[chunk] = _scale(target, exponent)
+            if own is not None:
                 gradient[chunk] = target.to(gradient.dtype)
     return values
+
+
+_kept = threading.local()
+
+
+def _workspace(
+    number: int, size: int, categories: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """[number, size, categories]; on CPUs kept for the next call, since malloc often returns memory
+    of this size to the system, and page faults then take as long as the computation."""
+    if device.type != "cpu":
+        return torch.empty(number, size, categories, dtype=dtype, device=device)
+    elements = number * size * categories
+    kept: dict[Any, Tensor] = _kept.__dict__
+    if dtype not in kept or kept[dtype].numel() < elements:
+        kept[dtype] = torch.empty(elements, dtype=dtype)
+    return kept[dtype][:elements].view(number, size, categories)
 
 
 def _scale(target: Tensor, exponent: int) -> Tensor:
@@ -147,9 +161,3 @@ def scale_rows(gradient: Tensor, weights: Tensor) -> None:
     size = max(1, 2**22 // gradient.shape[1])
     for rows, factors in zip(gradient.split(size), weights.split(size), strict=True):
         rows.copy_(rows.to(weights.dtype) * factors[:, None])
-
-
-def _fetch(values: Tensor, chunk: slice | Tensor, copy: Tensor) -> Tensor:
-    """The chunk in the precision of ``copy``, which is used if there is anything to convert."""
-    rows = values[chunk]
-    return rows if rows.dtype == copy.dtype else copy.copy_(rows)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..conventions import Reduction, check_floating, check_reduction, fit_mask
+from ..conventions import Reduction, check_floating, check_reduction, fit_mask, reduction_weight
 from ..kernels.rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales, scale_rows
 
 
@@ -121,7 +121,7 @@ def _chunked(
     )
     if inplace and student is not None:
         _check_inplace(("p_logits", "q_logits")[student], (p_logits, q_logits)[student])
-    weight = _weight(reduction, shape, rows)
+    weight = reduction_weight(reduction, shape, None if rows is None else len(rows))
     values: Tensor = _Rows.apply(
         *(logits.reshape(-1, logits.shape[-1]) for logits in (p_logits, q_logits)),
         divergence,
@@ -131,17 +131,6 @@ def _chunked(
         inplace,
     )
     return values.view(shape) if reduction == "none" else values.sum()
-
-
-def _weight(reduction: Reduction, shape: torch.Size, rows: Tensor | None) -> float:
-    """The factor of every value: known in forward, it saves backward a pass over memory."""
-    match reduction:
-        case "batchmean":
-            return 1 / max(shape[0], 1) if shape else 1.0
-        case "positionmean":
-            return 1 / max(shape.numel() if rows is None else len(rows), 1)
-        case _:
-            return 1.0
 
 
 def _check_inplace(name: str, logits: Tensor) -> None:

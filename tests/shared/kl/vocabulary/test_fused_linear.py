@@ -148,7 +148,7 @@ def test_no_tensor_comes_near_the_size_of_the_logits(monkeypatch):
     tensors = heads(batch=(n,), vocabulary=vocabulary, dtype=torch.float32, bias=False)
     with LargestTensor() as largest:
         gradients(fused, kl_from_logits, tensors, SIDES["q"], reduction="sum")
-    assert largest.elements < 0.05 * n * vocabulary
+    assert largest.elements < 0.1 * n * vocabulary
     with LargestTensor() as largest:
         gradients(naive, kl_from_logits, tensors, SIDES["q"], reduction="sum")
     assert largest.elements >= n * vocabulary
