@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from ..conventions import lifted
-from ..gaussian.diagonal import kl_normal
+from ..gaussian.diagonal import kl_normal_of_scales
 from ..gaussian.full import kl_mvn, kl_mvn_from_scale_tril
 from .continuous_bernoulli import log_normaliser, mean, variance
 from .discrete import PairTable
@@ -74,9 +74,8 @@ def uniform_continuous_bernoulli(p: td.Uniform, q: td.ContinuousBernoulli) -> Te
 
 
 def normal(p: td.Normal, q: td.Normal) -> Tensor:
-    mu_p, scale_p, mu_q, scale_q = wide(p.loc, p.scale, q.loc, q.scale)
-    value = kl_normal(mu_p, 2 * scale_p.log(), mu_q, 2 * scale_q.log())
-    return narrow(value, p.loc, q.loc)
+    parameters = p.loc, p.scale, q.loc, q.scale
+    return narrow(kl_normal_of_scales(*parameters), *parameters)
 
 
 def half_normal(p: td.HalfNormal, q: td.HalfNormal) -> Tensor:

@@ -6,12 +6,12 @@ squared Wasserstein distance; the Hellinger distance alone is not a sum over dim
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..conventions import only_plain_operations, widened
+from ..conventions import widened
+from .closed_form import closed_form, finite
 
 _SERIES_BELOW = 0.25  # where expm1(x) - x cancels; the series below is then right to rounding
 _SERIES_TERMS = 8  # 0.25**7 / 9! * 2 < 1e-9, below the last digit of float32
@@ -33,31 +33,25 @@ def _largest_exponent(x: Tensor) -> float:
     return math.log(torch.finfo(x.dtype).max) - 0.1
 
 
-class _Expm1MinusX(torch.autograd.Function):
-    """The series and its exact derivative expm1(x), as two nodes instead of forty in the graph."""
+_LARGEST = 700.0  # exp of it is finite in float64
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        direct = torch.expm1(x) - x.clamp(max=torch.finfo(x.dtype).max)  # inf at inf
-        return torch.where(x.abs() < _SERIES_BELOW, _series(x), direct)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        # finite where the value overflowed: a masked position's gradient of 0 must stay 0
-        return grad * torch.expm1(x.clamp(max=_largest_exponent(x)))
+def _expm1_minus_x(x: Tensor) -> Tensor:
+    near, overflow = x.abs() < _SERIES_BELOW, x > _largest_exponent(x)
+    far = torch.where(near | overflow, 0.0, x)
+    direct = torch.where(overflow, torch.inf, torch.expm1(far) - far)
+    return torch.where(near, _series(torch.where(near, x, 0.0)), direct)
+
+
+def _expm1_minus_x_in_float64(x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    wide = x.clamp(max=_LARGEST).double()
+    expm1 = torch.expm1(wide)
+    return (expm1 - wide).float(), (finite(expm1),)
 
 
 def expm1_minus_x(x: Tensor) -> Tensor:
     """exp(x) - 1 - x without cancellation and never negative; any shape, any float type."""
-    if only_plain_operations():
-        near, overflow = x.abs() < _SERIES_BELOW, x > _largest_exponent(x)
-        far = torch.where(near | overflow, 0.0, x)
-        direct = torch.where(overflow, torch.inf, torch.expm1(far) - far)
-        return torch.where(near, _series(torch.where(near, x, 0.0)), direct)
-    result: Tensor = _Expm1MinusX.apply(x)
-    return result
+    return closed_form(_expm1_minus_x_in_float64, _expm1_minus_x, x)
 
 
 def _standardised_square(difference: Tensor, logvar: Tensor) -> Tensor:
@@ -86,7 +80,18 @@ def kl_standard_normal(mu: Tensor, logvar: Tensor) -> Tensor:
         Nats, broadcast shape, never negative; ``inf`` where ``exp(logvar)`` overflows.
     """
     mu, logvar = widened(mu=mu, logvar=logvar)
+    return closed_form(_kl_standard_in_float64, _kl_standard, mu, logvar)
+
+
+def _kl_standard(mu: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mu.square() + expm1_minus_x(logvar))
+
+
+def _kl_standard_in_float64(mu: Tensor, logvar: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    wide = logvar.clamp(max=_LARGEST).double()
+    expm1 = torch.expm1(wide)
+    value = torch.addcmul((expm1 - wide).float(), mu, mu).mul_(0.5)
+    return value, (mu, finite(expm1).mul_(0.5))
 
 
 def kl_normal(mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor) -> Tensor:
@@ -102,8 +107,28 @@ def kl_normal(mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor) ->
     mu_p, logvar_p, mu_q, logvar_q = widened(
         mu_p=mu_p, logvar_p=logvar_p, mu_q=mu_q, logvar_q=logvar_q
     )
+    return closed_form(_kl_normal_in_float64, _kl_normal, mu_p, logvar_p, mu_q, logvar_q)
+
+
+def _kl_normal(mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor) -> Tensor:
     standardised = _standardised_square(mu_p - mu_q, logvar_q)
     return 0.5 * (standardised + expm1_minus_x(logvar_p - logvar_q))
+
+
+def _kl_normal_in_float64(
+    mu_p: Tensor, logvar_p: Tensor, mu_q: Tensor, logvar_q: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    ratio = (logvar_p - logvar_q).clamp_(max=_LARGEST).double()
+    gap = (mu_p - mu_q).double()
+    precision = (
+        logvar_q.double().mul_(-1 / math.log(2)).clamp_(max=1000.0).exp2_()
+    )  # as exp, faster
+    slope = precision.mul_(gap)
+    square = gap.mul_(slope)
+    expm1 = torch.expm1(ratio)
+    value = expm1.sub(ratio).add_(square).mul_(0.5).float()
+    to_mu, to_logvar = finite(slope), finite(expm1).mul_(0.5)
+    return value, (to_mu, to_logvar, to_mu.neg(), finite(square.add_(expm1)).mul_(-0.5))
 
 
 def kl_normal_gradient(
@@ -128,6 +153,41 @@ def kl_normal_gradient(
     standardised = (mu_q - mu_p) * precision
     widths = torch.expm1(logvar_p - logvar_q)
     return standardised * precision, -0.5 * (standardised.square() + widths)
+
+
+def kl_normal_of_scales(mu_p: Tensor, scale_p: Tensor, mu_q: Tensor, scale_q: Tensor) -> Tensor:
+    """The same of standard deviations: (((mu_p - mu_q) / scale_q)**2 + r**2 - 1 - log r**2) / 2.
+
+    With r = scale_p / scale_q = 1 + t, r**2 - 1 is t (2 + t) and |log r| is log(1 + the difference
+    of the scales over the smaller one).
+    """
+    tensors = widened(mu_p=mu_p, scale_p=scale_p, mu_q=mu_q, scale_q=scale_q)
+    return closed_form(_kl_of_scales_in_float64, _kl_of_scales, *tensors)
+
+
+def _kl_of_scales(mu_p: Tensor, scale_p: Tensor, mu_q: Tensor, scale_q: Tensor) -> Tensor:
+    tensors = [tensor.double() for tensor in (mu_p, scale_p, mu_q, scale_q)]
+    mu_p, scale_p, mu_q, scale_q = tensors
+    standardised = (mu_p - mu_q) / scale_q
+    log_ratio = 2 * scale_p.log() - 2 * scale_q.log()
+    return 0.5 * (standardised.square() + _expm1_minus_x(log_ratio))
+
+
+def _kl_of_scales_in_float64(
+    mu_p: Tensor, scale_p: Tensor, mu_q: Tensor, scale_q: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    precision = scale_q.double().reciprocal_()
+    z = (mu_p - mu_q).double().mul_(precision)
+    gap = (scale_p - scale_q).double()
+    t = gap * precision
+    squares = t.square().add_(t, alpha=2)  # r^2 - 1
+    log_ratio = gap.abs().div_(torch.minimum(scale_p, scale_q)).log1p_().copysign_(gap)
+    value = z.square().add_(squares).mul_(0.5).sub_(log_ratio).float()
+    to_mu = z.mul(precision)
+    squares_z = z.square_().add_(squares)
+    to_scale_p = squares.div_(scale_p)  # r (r - 1 / r) / scale_p
+    to_scale_q = squares_z.mul_(precision).neg_()
+    return value, tuple(finite(each) for each in (to_mu, to_scale_p, -to_mu, to_scale_q))
 
 
 def normal_log_prob(x: Tensor, mu: Tensor, logvar: Tensor) -> Tensor:
