@@ -10,7 +10,7 @@ from .job import (
     Job,
     excess,
     expectation,
-    exponential,
+    fast_expm1,
     largest,
     part_of,
     put_back,
@@ -20,8 +20,9 @@ from .job import (
 
 _FAR = 60.0  # nats; beyond, exp may overflow, or multiply a p that has lost its digits
 _LARGE = 20.0  # nats; from here on no digits are lost in differences of logarithms
-_SHIFTED = 256.0  # c^2 in units of the KL, which is about half the variance of u
+_SHIFTED = 64.0  # c^2 in units of the KL, which is about half the variance of u
 _MANY = 4096  # categories; the softmax of more is normalised again
+_MUCH = 8.0  # |x|; from here on p exp(x) has fewer digits than a softmax of its own
 _CLOSE = 0.5  # |x|, up to where the series is the fastest
 
 # With v = (b - a) / T, c = E_p v and x = v - c, as in ``pairs.pair_of_logits``,
@@ -146,9 +147,8 @@ def kl(job: Job) -> Tensor:
     compared = compare(job, p, x, scratch)
     if compared.apart is not None or (compared.most < _CLOSE and -x.amin().item() < _CLOSE):
         return careful_kl(job, compared)
-    base, small = exponential(x, compared.most, out=e)
-    total = expectation(p, torch.sub(e, x, out=scratch), scratch)
-    mean = total - base
+    small = fast_expm1(x, compared.most, out=e)
+    mean = expectation(p, torch.sub(e, x, out=scratch), scratch)
     values = mean.log1p()
     few = rows_below(small, values, shifted(compared, values))
     if few is not None and len(few) == len(values):
@@ -158,8 +158,11 @@ def kl(job: Job) -> Tensor:
     to_p, to_q = job.gradients
     if to_p is not None:
         torch.mul(x, p, out=to_p).mul_(-job.factor)
-    if to_q is not None:
-        torch.mul(e.sub_(total).mul_(job.factor / (1 + mean)), p, out=to_q)
+    if to_q is not None and compared.most < _MUCH:
+        torch.mul(e.sub_(mean).mul_(job.factor / (1 + mean)), p, out=to_q)
+    elif to_q is not None:
+        q = softmax(job.b, job.temperature, out=e, scratch=scratch)
+        torch.sub(q, p, out=to_q).mul_(job.factor)
     if few is not None and part is not None:
         values[few] = careful_kl(part)
         put_back(job, few, part)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .job import Job, excess, expectation, rows_below, series
+from .job import SERIES_BELOW, Job, expectation, rows_below, series
 
 _CLOSE = 0.25  # relative difference of all probabilities
 _SMALL = 0.02  # nats; below, exp(x) - 1 - x is not a difference
@@ -32,9 +32,7 @@ def kl_of_probs(job: Job) -> Tensor:
     else:
         values = gap.sum(-1, keepdim=True) - expectation(p, log_ratio, scratch)
         if (few := rows_below(_SMALL, values)) is not None:
-            values[few] = excess(
-                p[few], log_ratio[few], *(torch.empty_like(p[few]) for _ in range(3))
-            )
+            values[few] = _small(p[few], gap[few], log_ratio[few])
     to_p, to_q = job.gradients
     if to_p is not None:
         torch.mul(log_ratio, -job.factor, out=to_p)
@@ -43,3 +41,10 @@ def kl_of_probs(job: Job) -> Tensor:
     if to_q is not None:
         torch.div(gap, q_used, out=to_q).mul_(job.factor)
     return values.squeeze(-1).clamp_(min=0)
+
+
+def _small(p: Tensor, gap: Tensor, log_ratio: Tensor) -> Tensor:
+    """sum p (exp(l) - 1 - l), l = log(q / p), or sum q - p - p l where l is large."""
+    near = log_ratio.clamp(-SERIES_BELOW, SERIES_BELOW)
+    close = series(near, SERIES_BELOW, out=torch.empty_like(p)).mul_(p)
+    return torch.where(near == log_ratio, close, gap - p * log_ratio).sum(-1, keepdim=True)

@@ -4,18 +4,28 @@ import functools
 
 import torch
 
-from shared.kl.categorical.discrete import js_from_logits, kl_from_logits
+from shared.kl.categorical import discrete
+from shared.kl.categorical.pairs import pair_from_logits
 from shared.kl.vocabulary.logits import chunked_js, chunked_kl
+
+
+def whole_kl(p_logits, q_logits, **options):
+    """By the formula in torch's operations; ``kl_from_logits`` has the kernels of the chunks."""
+    return discrete.apply_formula(discrete.kl, pair_from_logits, (p_logits, q_logits), options)
+
+
+def whole_js(p_logits, q_logits, weight=0.5, **options):
+    return discrete.apply_formula(
+        lambda pair: discrete.js(pair, weight), pair_from_logits, (p_logits, q_logits), options
+    )
+
 
 # name -> (chunked, the same by autograd on whole tensors)
 PRECISE = {
-    "kl": (chunked_kl, kl_from_logits),
-    "js": (
-        functools.partial(chunked_js, weight=0.3),
-        functools.partial(js_from_logits, weight=0.3),
-    ),
+    "kl": (chunked_kl, whole_kl),
+    "js": (functools.partial(chunked_js, weight=0.3), functools.partial(whole_js, weight=0.3)),
 }
-ALL = PRECISE | {"fast": (functools.partial(chunked_kl, precise=False), kl_from_logits)}
+ALL = PRECISE | {"fast": (functools.partial(chunked_kl, precise=False), whole_kl)}
 
 
 def logits(shape, scale=1.0, dtype=torch.float64, seed=0):
