@@ -5,6 +5,7 @@ the README). The pairs of ``discrete``, ``continuous`` and ``families`` replace 
 is registered with torch, whose own function stays as it is.
 """
 
+import math
 from typing import Any, Literal, overload
 
 import torch
@@ -16,6 +17,7 @@ from ..conventions import Unit, convert, lifted
 from ..samples.estimate import KLEstimate
 from .continuous import CONTINUOUS
 from .discrete import DISCRETE
+from .exact_error import exact_deviation, exceeds
 from .families import FAMILIES
 from .monte_carlo import draw, log_prob
 from .parameters import doubled, floating_tensors, named_parameters, narrow
@@ -64,7 +66,10 @@ def kl_divergence(
 
     ``method="monte_carlo"`` is the mean of log p(x) - log q(x) over ``samples`` draws of p per
     batch element: unbiased, without a gradient, and of either sign when small. A draw outside the
-    support of q makes the mean inf. It draws from torch's global generator (torch.manual_seed).
+    support of q, or a density of p on a wider interval, makes the mean inf. The standard error of
+    discrete distributions counts what was not drawn: it is that of their probabilities, where the
+    samples show less, and inf where q excludes what p does not. It draws from torch's global
+    generator (torch.manual_seed).
 
     Args:
         p, q: of one event shape, or a OneHotCategorical and a Categorical (exact only); batch
@@ -78,7 +83,7 @@ def kl_divergence(
     Raises:
         ValueError: unknown method or unit; ``samples`` missing, below 2, or given for the exact
             method; shapes that do not fit; TransformedDistributions whose transform is not
-            one-to-one; a Monte Carlo ratio of a probability and a density.
+            one-to-one; a Monte Carlo ratio of a probability and a density, or draws that underflow.
         NotImplementedError: no closed form for the pair.
     """
     _check_shapes(p, q, one_hot=method == "exact")
@@ -90,7 +95,7 @@ def kl_divergence(
         raise ValueError(f'method must be "exact" or "monte_carlo", got {method!r}')
     if samples is None or samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}")
-    return KLEstimate.from_terms(convert(_log_ratios(p, q, samples), "nats", unit))
+    return _estimate(p, q, samples, unit)
 
 
 def _check_shapes(p: td.Distribution, q: td.Distribution, one_hot: bool) -> None:
@@ -206,8 +211,11 @@ def _exponential_family(p: td.ExponentialFamily, q: td.ExponentialFamily) -> Ten
 
 
 @torch.no_grad()
-def _log_ratios(p: Any, q: Any, samples: int) -> Tensor:
-    """log p(x) - log q(x) for draws x of p [samples, *batch]; +inf off the support of q."""
+def _estimate(p: Any, q: Any, samples: int, unit: Unit) -> KLEstimate:
+    """The mean of log p(x) - log q(x), +inf off the support of q, and its standard error.
+
+    Of discrete p the error is the known one, where that is larger than what the draws show.
+    """
     if p.support.is_discrete != q.support.is_discrete:
         raise ValueError(
             f"{_name(p)} (p) and {_name(q)} (q) are not both discrete or both continuous: the "
@@ -218,5 +226,20 @@ def _log_ratios(p: Any, q: Any, samples: int) -> Tensor:
     inside = q.support.check(x)
     events = inside.reshape(*inside.shape, *[1] * len(q.event_shape))
     log_q = log_prob(q, torch.where(events, x, q.sample((samples,))))
-    value = log_prob(p, x) - torch.where(inside, log_q, -torch.inf)
-    return narrow(value, *floating_tensors(p), *floating_tensors(q))
+    terms = log_prob(p, x) - torch.where(inside, log_q, -torch.inf)
+    if bool(terms.isnan().any()):
+        raise ValueError(
+            f"{int(terms.isnan().sum())} draws of p, {_name(p)}, have no log-probability: p is too "
+            'near the edge of its support for samples; method="exact" draws none'
+        )
+    terms = torch.where(exceeds(p, q), torch.inf, terms)
+    estimate = KLEstimate.from_terms(convert(terms, "nats", unit))
+    deviation = exact_deviation(p, q)
+    if deviation is not None:
+        known = convert(deviation, "nats", unit) / math.sqrt(samples)
+        estimate = estimate._replace(stderr=estimate.stderr.fmax(known.to(estimate.stderr)))
+    tensors = (*floating_tensors(p), *floating_tensors(q))
+    mean, stderr, n, minimum = estimate
+    return KLEstimate(
+        narrow(mean, *tensors), narrow(stderr, *tensors), n, narrow(minimum, *tensors)
+    )

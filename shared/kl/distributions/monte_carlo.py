@@ -15,7 +15,7 @@ from ..categorical.bernoulli import bernoulli_log_prob
 from .parameters import doubled, log_odds, log_probs, parameters_of
 
 _TRIALS = (td.Bernoulli, td.Binomial, td.Geometric, td.NegativeBinomial)
-_CATEGORIES = (td.Categorical, td.OneHotCategorical, td.Multinomial)
+CATEGORIES = (td.Categorical, td.OneHotCategorical, td.Multinomial)
 
 
 def log_prob(distribution: Any, x: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def log_prob(distribution: Any, x: Tensor) -> Tensor:
         return value.flatten(value.dim() - count).sum(-1) if count else value
     if isinstance(distribution, _TRIALS):
         return _of_trials(distribution, x.double())
-    if isinstance(distribution, _CATEGORIES):
+    if isinstance(distribution, CATEGORIES):
         return _of_categories(distribution, x)
     value = distribution.log_prob(x)
     return value.double()
@@ -77,14 +77,23 @@ def draw(p: Any, samples: int) -> Tensor:
     if continuous and type(p).__module__.startswith("torch.") and p.arg_constraints:
         p = doubled(p)
     x: Tensor = p.sample((samples,))
-    if isinstance(p, td.Beta | td.Gamma | td.Dirichlet):
-        limits = torch.finfo(x.dtype)
-        moved = x <= limits.tiny
-        if not isinstance(p, td.Gamma):
-            moved = moved | (x >= 1 - limits.eps)
-        if moved.any():
-            raise ValueError(
-                f"p is so near the edge of its support that {int(moved.sum())} draws of "
-                f'{type(p).__name__} underflow; method="exact" draws none'
-            )
+    moved = _at_the_edge(p, x) if continuous else None
+    if moved is not None and moved.any():
+        raise ValueError(
+            f"p is so near the edge of its support that {int(moved.sum())} draws of "
+            f'{type(p).__name__} underflow; method="exact" draws none'
+        )
     return x
+
+
+def _at_the_edge(p: Any, x: Tensor) -> Tensor | None:
+    """Draws at 0, where p has densities of positive numbers, or at the other end of an interval."""
+    limits = torch.finfo(x.dtype)
+    if isinstance(p, td.Dirichlet):
+        return (x <= limits.tiny) | (x >= 1 - limits.eps)
+    support = p.support.base_constraint if isinstance(p, td.Independent) else p.support
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    if not isinstance(low, int | float) or low != 0:
+        return None
+    small = x <= 1e3 * limits.tiny
+    return small if high is None else small | (x >= high * (1 - limits.eps))

@@ -44,7 +44,7 @@ def test_what_is_timed_is_the_gradient_of_the_mean(method):
 def test_the_smoke_run_writes_results_that_tables_are_made_of(command, tmp_path, capsys):
     command("--smoke", "--results", str(tmp_path))
     printed = capsys.readouterr().out
-    for name in ("bench", "heads", "precision"):
+    for name in ("bench", "heads", "functions", "precision"):
         result = json.loads((tmp_path / f"{name}.json").read_text())
         assert markdown(result) in printed
         assert result["environment"]["torch_threads"] == 1
