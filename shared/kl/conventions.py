@@ -9,6 +9,8 @@ from torch import Tensor
 Unit = Literal["nats", "bits", "hartleys"]
 Reduction = Literal["none", "sum", "batchmean", "positionmean"]
 
+Temperature = float | Tensor
+
 NATS_PER: dict[str, float] = {"nats": 1.0, "bits": math.log(2), "hartleys": math.log(10)}
 
 
@@ -179,25 +181,49 @@ def categories_last(name: str, tensor: Tensor, dim: int) -> Tensor:
     return tensor.movedim(dim, -1)
 
 
-def check_temperature(temperature: float) -> None:
+def check_temperature(temperature: Temperature) -> None:
+    """ValueError unless it is a positive, finite number."""
+    if isinstance(temperature, Tensor):
+        raise ValueError("temperature must be a number here; kl_from_logits takes a tensor of them")
     if not temperature > 0 or temperature == float("inf"):
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
 
 
-def check_probs(name: str, probs: Tensor, rounding: float = 0.0) -> None:
+def fit_temperature(temperature: Temperature, shape: torch.Size) -> Temperature:
+    """The temperature of logits whose positions have ``shape``; of a tensor [*shape, 1].
+
+    Raises:
+        ValueError: not positive and finite, not of a floating-point type, or it does not broadcast.
+    """
+    if not isinstance(temperature, Tensor):
+        check_temperature(temperature)
+        return temperature
+    (temperature,) = widened(temperature=temperature)
+    if not (only_plain_operations() or bool(((temperature > 0) & temperature.isfinite()).all())):
+        raise ValueError("temperature must be positive and finite everywhere")
+    try:
+        return temperature.expand(shape)[..., None]
+    except RuntimeError:
+        raise ValueError(
+            f"temperature of shape {list(temperature.shape)} does not broadcast to {list(shape)}"
+        ) from None
+
+
+def check_probs(name: str, probs: Tensor, rounding: float = 0.0, what: str = "") -> None:
     """ValueError naming the argument unless every row is a probability vector (a pass or three).
 
     Args:
         rounding: of the type in which the probabilities came.
+        what: of the argument they are.
     """
     if not bool(torch.isfinite(probs).all()):
-        raise ValueError(f"{name} has values that are not finite")
+        raise ValueError(f"{what}{name} has values that are not finite")
     if bool((probs < 0).any()):
-        raise ValueError(f"{name} has negative values, the least is {probs.min().item():g}")
+        raise ValueError(f"{what}{name} has negative values, the least is {probs.min().item():g}")
     tolerance = max(rounding, 1e-4 if probs.dtype != torch.float64 else 1e-8)
     error = (probs.sum(-1) - 1).abs().max().item() if probs.numel() else 0.0
     if error > tolerance:
-        raise ValueError(f"{name} is not normalised: a sum is off 1 by {error:g}")
+        raise ValueError(f"{what}{name} is not normalised: a sum is off 1 by {error:g}")
 
 
 def check_logits(name: str, logits: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 from shared.kl import chunked_js, chunked_kl, fused_linear_kl, js_from_logits, kl_from_logits
-from shared.kl.categorical.discrete import kl
+from shared.kl.categorical.formulas import kl
 from shared.kl.categorical.pairs import pair_from_logits
 
 

@@ -1,15 +1,17 @@
 """Entropy, cross-entropy, KL and what is built from them, for categorical distributions.
 
-Two spellings of everything, never guessed: ``_from_probs`` takes probabilities that sum to one,
-``_from_logits`` takes unnormalised log-probabilities and applies a softmax. Arguments in the order
-of the mathematics: ``kl_from_logits(p, q)`` is D(p || q), swap them for the reverse.
+Three spellings of everything, never guessed: ``_from_probs`` takes probabilities that sum to one,
+``_from_log_probs`` their logarithms, ``_from_logits`` unnormalised ones and applies a softmax.
+Arguments in the order of the mathematics: ``kl_from_logits(p, q)`` is D(p || q), swap them for the
+reverse.
 
 Common arguments:
     dim: the dimension of the categories; the result has the shape of the others (broadcast).
-    temperature: logits are divided by it before the softmax.
+    temperature: logits are divided by it before the softmax: a number, or a tensor broadcastable
+        with the result, such as [batch, 1], to which there is a gradient if it requires one.
     support: bool, True for allowed categories, [categories] or broadcastable with the arguments.
-        Logits are normalised over the support; probabilities off it are dropped and not
-        renormalised.
+        Logits and log-probabilities are normalised over the support; probabilities off it are
+        dropped and not renormalised.
     mask: bool, True for positions that count, broadcastable with the result; what stands in the
         others (NaN too) is never read, their value is 0, their gradient exactly 0.
     reduction: none, sum, batchmean or positionmean, see ``conventions.reduce``.
@@ -24,167 +26,43 @@ reduction. Half precision is computed and returned in float32. All functions are
 twice, and no gradient is NaN at zero probabilities or logits of -inf.
 """
 
-import math
 from collections.abc import Callable
-from typing import Any, TypeVar, Unpack
+from functools import partial
+from typing import Unpack
 
-import torch
 from torch import Tensor
 
-from ..conventions import (
-    Reduction,
-    Unit,
-    check_reduction,
-    check_weight,
-    convert,
-    fit_mask,
-    only_plain_operations,
-    reduce,
-    reduction_weight,
-    safe_root,
-    unit_factor,
-    widened,
-)
-from ..kernels.autograd import values_of_rows
+from ..conventions import Temperature, Unit, check_weight, convert, safe_root, widened
 from ..kernels.rows import KL_OF_PROBS, Divergence, entropy_rows, js_rows, kl_rows
+from .apply import LogitsOptions, ProbsOptions, apply_formula, apply_kernel
+from .formulas import cross_entropy, entropy, jeffreys, js, kl
 from .pairs import (
     Pair,
-    ReadingLogits,
-    ReadingProbs,
-    Single,
-    kl_terms,
+    pair_from_log_probs,
     pair_from_logits,
     pair_from_probs,
     pair_of_logits,
     pair_of_probs,
-    read_logits,
-    read_probs,
     single_from_probs,
     single_of_logits,
 )
-
-Made = TypeVar("Made", Single, Pair)
-
-
-class ProbsOptions(ReadingProbs, total=False):
-    """Keywords of every ``_from_probs`` function; the module's docstring explains them."""
-
-    reduction: Reduction
-    unit: Unit
+from .reading import read_log_probs, read_logits, read_probs
 
 
-class LogitsOptions(ProbsOptions, ReadingLogits, total=False):
-    """Keywords of every ``_from_logits`` function."""
+def _kl_of_logits(a: Tensor, b: Tensor, t: Temperature) -> Tensor:
+    return kl(pair_of_logits(a, b, t))
 
 
-# The formulas: distributions with categories last -> nats, categories removed.
+def _kl_of_probs(p: Tensor, q: Tensor, _: Temperature) -> Tensor:
+    return kl(pair_of_probs(p, q))
 
 
-def entropy(made: Single | Pair) -> Tensor:
-    """H(p) = -sum p log p."""
-    return -(made.p * made.log_p).sum(-1)
+def _no_temperature(_: Temperature) -> Divergence:
+    return KL_OF_PROBS
 
 
-def kl(pair: Pair) -> Tensor:
-    """D(p || q)."""
-    if pair.kl is None:
-        return kl_terms(pair).sum(-1)
-    return torch.where(pair.p_only.any(-1), torch.inf, pair.kl)
-
-
-def cross_entropy(pair: Pair) -> Tensor:
-    """H(p, q) = H(p) + D(p || q): neither is negative, so that nothing cancels."""
-    return entropy(pair) + kl(pair)
-
-
-def jeffreys(pair: Pair) -> Tensor:
-    """sum (p - q) (log p - log q); no term is negative."""
-    p, q, d = pair.p, pair.q, pair.d
-    p_larger = d >= 0
-    gap = torch.expm1(torch.where(p_larger, -d, d))  # smaller / larger - 1
-    terms = gap * torch.where(p_larger, -p, q) * d
-    return torch.where(pair.p_only | pair.q_only, torch.inf, terms).sum(-1)
-
-
-def js(pair: Pair, weight: float) -> Tensor:
-    """w D(p || m) + (1 - w) D(q || m) with m = w p + (1 - w) q; never above H(w)."""
-    p, q, d = pair.p, pair.q, pair.d
-    p_larger = d >= 0
-    minus = torch.where(p_larger, -d, d)  # log smaller - log larger
-    share = torch.where(p_larger, p.new_tensor(1 - weight), weight)  # of the smaller in m
-    weights = torch.where(p_larger, p.new_tensor(weight), 1 - weight)
-    # log m - log larger = log(weights + share exp(minus)), written twice so that neither cancels
-    close = minus > -1
-    near = torch.log1p(share * torch.expm1(torch.where(close, minus, 0.0)))
-    far = torch.log(weights + share * torch.where(close, -torch.inf, minus).exp())
-    larger_to_m = torch.where(close, near, far)
-    smaller_to_m = larger_to_m - minus
-    p_to_m = torch.where(p_larger, larger_to_m, smaller_to_m)
-    q_to_m = torch.where(p_larger, smaller_to_m, larger_to_m)
-    p_to_m = torch.where(pair.p_only, math.log(weight), p_to_m)  # there m is w p
-    q_to_m = torch.where(pair.q_only, math.log1p(-weight), q_to_m)
-    m = weight * p + (1 - weight) * q
-    never = torch.zeros_like(pair.p_only)  # m is 0 only where both are
-    p_m = Pair(p, m, pair.log_p, -p_to_m, p_only=never, q_only=pair.q_only)
-    q_m = Pair(q, m, pair.log_p - d, -q_to_m, p_only=never, q_only=pair.p_only)
-    return (weight * kl_terms(p_m) + (1 - weight) * kl_terms(q_m)).sum(-1)
-
-
-def _js_distance(unit: Unit) -> Callable[[Pair], Tensor]:
-    """The root of the divergence in the given unit, with gradient 0 where the two are equal."""
-
-    return lambda pair: safe_root(convert(js(pair, 0.5), "nats", unit))
-
-
-def apply_formula(
-    formula: Callable[[Made], Tensor],
-    make: Callable[..., Made],
-    distributions: tuple[Tensor, ...],
-    options: LogitsOptions | ProbsOptions,
-) -> Tensor:
-    """formula(make(distributions)) in the unit and reduction asked for."""
-    unit, reduction, reading = _parts(options)
-    values = convert(formula(make(*distributions, **reading)), "nats", unit)
-    return reduce(values, options.get("mask"), reduction)
-
-
-def _parts(options: LogitsOptions | ProbsOptions) -> tuple[Unit, Reduction, dict[str, Any]]:
-    """Unit, reduction, and how to read the distributions."""
-    reading: dict[str, Any] = dict(options)
-    unit, reduction = reading.pop("unit", "nats"), reading.pop("reduction", "none")
-    check_reduction(reduction)
-    return unit, reduction, reading
-
-
-def _by_rows(
-    divergence: Divergence,
-    formula: Callable[..., Tensor],
-    read: Callable[..., list[Tensor]],
-    distributions: tuple[Tensor, ...],
-    options: LogitsOptions | ProbsOptions,
-) -> Tensor:
-    """The same by a kernel, which computes the values and their gradients in one pass.
-
-    ``formula`` is that of distributions as they are read; it serves transforms and compilers.
-    """
-    unit, reduction, reading = _parts(options)
-    mask = options.get("mask")
-    if only_plain_operations() or distributions[0].device.type == "mps":  # it has no float64
-        values = formula(*read(*distributions, **reading))
-        return reduce(convert(values, "nats", unit), mask, reduction)
-    if not options.get("validate"):
-        reading.pop("mask", None)
-    ready = read(*distributions, **reading)
-    shape = ready[0].shape[:-1]
-    if mask is not None:
-        mask = fit_mask(mask, shape, "mask")
-    factor = unit_factor("nats", unit)
-    if reduction == "none":
-        values = values_of_rows(divergence, formula, ready, mask)
-        return values if factor == 1 else values * factor
-    counted = None if mask is None else int(mask.sum())
-    weight = factor * reduction_weight(reduction, shape, counted)
-    return values_of_rows(divergence, formula, ready, mask, weight)
+def _entropy_of_logits(a: Tensor, t: Temperature) -> Tensor:
+    return entropy(single_of_logits(a, t))
 
 
 # The functions. Shapes: [..., categories] -> [...], and see the module's docstring.
@@ -197,14 +75,12 @@ def entropy_from_probs(p: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
 
 def entropy_from_logits(logits: Tensor, **options: Unpack[LogitsOptions]) -> Tensor:
     """H(softmax(logits / temperature))."""
-    temperature = options.get("temperature", 1.0)
-    return _by_rows(
-        entropy_rows(temperature),
-        lambda a: entropy(single_of_logits(a, temperature)),
-        read_logits,
-        (logits,),
-        options,
-    )
+    return apply_kernel(entropy_rows, _entropy_of_logits, read_logits, (logits,), options)
+
+
+def entropy_from_log_probs(log_p: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
+    """-sum p log p, with 0 log 0 = 0."""
+    return apply_kernel(entropy_rows, _entropy_of_logits, read_log_probs, (log_p,), options)
 
 
 def kl_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
@@ -217,7 +93,7 @@ def kl_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tens
     The gradients are log(p / q) and 1 - p / q: on the simplex the same as those of
     sum p log(p / q), whose extra constants point out of it.
     """
-    return _by_rows(KL_OF_PROBS, lambda a, b: kl(pair_of_probs(a, b)), read_probs, (p, q), options)
+    return apply_kernel(_no_temperature, _kl_of_probs, read_probs, (p, q), options)
 
 
 def kl_from_logits(p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsOptions]) -> Tensor:
@@ -228,14 +104,12 @@ def kl_from_logits(p_logits: Tensor, q_logits: Tensor, **options: Unpack[LogitsO
     respect to q_logits is (q - p) / T, the Hessian at p = q the Fisher matrix
     (diag(p) - p p^T) / T^2.
     """
-    temperature = options.get("temperature", 1.0)
-    return _by_rows(
-        kl_rows(temperature),
-        lambda a, b: kl(pair_of_logits(a, b, temperature)),
-        read_logits,
-        (p_logits, q_logits),
-        options,
-    )
+    return apply_kernel(kl_rows, _kl_of_logits, read_logits, (p_logits, q_logits), options)
+
+
+def kl_from_log_probs(log_p: Tensor, log_q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
+    """sum p (log p - log q), as ``kl_from_logits``."""
+    return apply_kernel(kl_rows, _kl_of_logits, read_log_probs, (log_p, log_q), options)
 
 
 def kl_from_logits_gradient(p_logits: Tensor, q_logits: Tensor) -> Tensor:
@@ -259,6 +133,13 @@ def cross_entropy_from_logits(
     return apply_formula(cross_entropy, pair_from_logits, (p_logits, q_logits), options)
 
 
+def cross_entropy_from_log_probs(
+    log_p: Tensor, log_q: Tensor, **options: Unpack[ProbsOptions]
+) -> Tensor:
+    """H(p, q) = -sum p log q."""
+    return apply_formula(cross_entropy, pair_from_log_probs, (log_p, log_q), options)
+
+
 def jeffreys_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:
     """D(p || q) + D(q || p) (Jeffreys 1946), without a half; its root is not a metric."""
     return apply_formula(jeffreys, pair_from_probs, (p, q), options)
@@ -269,6 +150,13 @@ def jeffreys_from_logits(
 ) -> Tensor:
     """D(p || q) + D(q || p) of two softmaxes."""
     return apply_formula(jeffreys, pair_from_logits, (p_logits, q_logits), options)
+
+
+def jeffreys_from_log_probs(
+    log_p: Tensor, log_q: Tensor, **options: Unpack[ProbsOptions]
+) -> Tensor:
+    """D(p || q) + D(q || p)."""
+    return apply_formula(jeffreys, pair_from_log_probs, (log_p, log_q), options)
 
 
 def js_from_probs(
@@ -289,12 +177,28 @@ def js_from_logits(
     p_logits: Tensor, q_logits: Tensor, weight: float = 0.5, **options: Unpack[LogitsOptions]
 ) -> Tensor:
     """The Jensen-Shannon divergence of two softmaxes; ``weight`` is that of p."""
-    temperature = options.get("temperature", 1.0)
-    return _by_rows(
-        js_rows(weight, temperature),
-        lambda a, b: js(pair_of_logits(a, b, temperature), weight),
-        read_logits,
-        (p_logits, q_logits),
+    return _js(read_logits, p_logits, q_logits, weight, options)
+
+
+def js_from_log_probs(
+    log_p: Tensor, log_q: Tensor, weight: float = 0.5, **options: Unpack[ProbsOptions]
+) -> Tensor:
+    """The Jensen-Shannon divergence; ``weight`` is that of p."""
+    return _js(read_log_probs, log_p, log_q, weight, options)
+
+
+def _js(
+    read: Callable[..., list[Tensor]],
+    p: Tensor,
+    q: Tensor,
+    weight: float,
+    options: LogitsOptions | ProbsOptions,
+) -> Tensor:
+    return apply_kernel(
+        partial(js_rows, weight),
+        lambda a, b, t: js(pair_of_logits(a, b, t), weight),
+        read,
+        (p, q),
         options,
     )
 
@@ -314,3 +218,16 @@ def js_distance_from_logits(
     """The Jensen-Shannon metric of two softmaxes."""
     formula = _js_distance(options.pop("unit", "nats"))
     return apply_formula(formula, pair_from_logits, (p_logits, q_logits), options)
+
+
+def js_distance_from_log_probs(
+    log_p: Tensor, log_q: Tensor, **options: Unpack[ProbsOptions]
+) -> Tensor:
+    """The Jensen-Shannon metric."""
+    formula = _js_distance(options.pop("unit", "nats"))
+    return apply_formula(formula, pair_from_log_probs, (log_p, log_q), options)
+
+
+def _js_distance(unit: Unit) -> Callable[[Pair], Tensor]:
+    """The root of the divergence in the given unit, with gradient 0 where the two are equal."""
+    return lambda pair: safe_root(convert(js(pair, 0.5), "nats", unit))

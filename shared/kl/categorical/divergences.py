@@ -31,7 +31,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from .discrete import LogitsOptions, ProbsOptions, apply_formula
+from .apply import LogitsOptions, ProbsOptions, apply_formula
 from .pairs import Pair, pair_from_logits, pair_from_probs
 from .renyi import check_nats, power_sum, reverse
 

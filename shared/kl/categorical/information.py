@@ -9,22 +9,10 @@ import torch
 from torch import Tensor
 
 from ..conventions import Reduction, Unit, check_reduction, convert, fit_mask, reduce, widened
-from .discrete import (
-    LogitsOptions,
-    ProbsOptions,
-    cross_entropy_from_logits,
-    cross_entropy_from_probs,
-    kl_from_probs,
-)
-from .pairs import (
-    Pair,
-    ReadingLogits,
-    ReadingProbs,
-    pair_from_logits,
-    pair_from_probs,
-    single_from_logits,
-    single_from_probs,
-)
+from .apply import LogitsOptions, ProbsOptions
+from .discrete import cross_entropy_from_logits, cross_entropy_from_probs, kl_from_probs
+from .pairs import Pair, pair_from_logits, pair_from_probs, single_from_logits, single_from_probs
+from .reading import ReadingLogits, ReadingProbs
 
 
 def _pointwise(pair: Pair, unit: Unit, reading: ReadingProbs) -> Tensor:

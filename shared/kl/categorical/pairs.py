@@ -5,38 +5,16 @@ categories, half precision has become float32, and zeros have been taken out of 
 logarithms (both in value and in gradient).
 """
 
-from typing import NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
-from ..conventions import (
-    broadcast,
-    categories_last,
-    check_floating,
-    check_logits,
-    check_probs,
-    check_temperature,
-    fit_mask,
-)
+from ..conventions import Temperature, fit_temperature
 from ..gaussian.diagonal import expm1_minus_x
+from .reading import ReadingLogits, ReadingProbs, read_log_probs, read_logits, read_probs
 
 _FAR = 20.0  # nats; from there on log-sum-exp differences have all digits, and exp might overflow
-
-
-class ReadingProbs(TypedDict, total=False):
-    """How probabilities are read."""
-
-    dim: int
-    support: Tensor | None
-    mask: Tensor | None
-    validate: bool
-
-
-class ReadingLogits(ReadingProbs, total=False):
-    """How logits are read."""
-
-    temperature: float
 
 
 class Single(NamedTuple):
@@ -56,60 +34,6 @@ class Pair(NamedTuple):
     p_only: Tensor  # bool: q = 0 < p, where D(p || q) is infinite
     q_only: Tensor  # bool: p = 0 < q
     kl: Tensor | None = None  # [...], where it is known better than as a sum of terms
-
-
-def _fit_support(support: Tensor, dim: int, shape: torch.Size) -> Tensor:
-    """The mask of allowed categories, [categories] or as the distributions before, expanded."""
-    return fit_mask(support if support.dim() == 1 else support.movedim(dim, -1), shape, "support")
-
-
-def _rounding(p: Tensor) -> float:
-    return torch.finfo(p.dtype).eps if p.is_floating_point() else 0.0
-
-
-def _ready_probs(
-    name: str,
-    p: Tensor,
-    rounding: float,
-    *,
-    dim: int = -1,
-    support: Tensor | None = None,
-    mask: Tensor | None = None,
-    validate: bool = False,
-) -> Tensor:
-    """Probabilities ready for use: categories last, zero off the support, float32 at least."""
-    check_floating(**{name: p})
-    p = categories_last(name, p, dim).to(torch.promote_types(p.dtype, torch.float32))
-    if support is not None:
-        p = torch.where(_fit_support(support, dim, p.shape), p, 0.0)
-    if mask is not None:  # what stands where nothing counts is replaced before it is used
-        p = torch.where(fit_mask(mask, p.shape[:-1], "mask")[..., None], p, 1.0 / p.shape[-1])
-    if validate:
-        check_probs(name, p, rounding)
-    return p
-
-
-def _ready_logits(
-    name: str,
-    logits: Tensor,
-    *,
-    dim: int = -1,
-    temperature: float = 1.0,
-    support: Tensor | None = None,
-    mask: Tensor | None = None,
-    validate: bool = False,
-) -> Tensor:
-    """Logits, not yet over T: categories last, -inf off the support, float32 at least."""
-    check_temperature(temperature)
-    check_floating(**{name: logits})
-    a = categories_last(name, logits, dim).to(torch.promote_types(logits.dtype, torch.float32))
-    if support is not None:
-        a = torch.where(_fit_support(support, dim, a.shape), a, -torch.inf)
-    if mask is not None:
-        a = torch.where(fit_mask(mask, a.shape[:-1], "mask")[..., None], a, 0.0)
-    if validate:
-        check_logits(name, a)
-    return a
 
 
 def safe_log(p: Tensor) -> Tensor:
@@ -142,52 +66,12 @@ def log_softmax(a: Tensor) -> Tensor:
     return torch.where(a != -torch.inf, (a - top) - rest, excluded)
 
 
-def read_probs(*distributions: Tensor, **reading: Unpack[ReadingProbs]) -> list[Tensor]:
-    """One or two tensors of probabilities, ready for use."""
-    if not reading and _are_ready(distributions):
-        return list(distributions)
-    names, roundings = "p q".split(), [_rounding(tensor) for tensor in distributions]
-    if len(distributions) == 2:
-        distributions = broadcast("p", distributions[0], "q", distributions[1], _dim(reading))
-    return [
-        _ready_probs(name, tensor, rounding, **reading)
-        for name, tensor, rounding in zip(names, distributions, roundings, strict=False)
-    ]
-
-
-def read_logits(*distributions: Tensor, **reading: Unpack[ReadingLogits]) -> list[Tensor]:
-    """One or two tensors of logits, ready for use but not yet over T."""
-    if not reading.keys() - {"temperature"} and _are_ready(distributions):
-        check_temperature(reading.get("temperature", 1.0))
-        return list(distributions)
-    if len(distributions) == 1:
-        return [_ready_logits("logits", distributions[0], **reading)]
-    a, b = broadcast("p_logits", distributions[0], "q_logits", distributions[1], _dim(reading))
-    return [_ready_logits("p_logits", a, **reading), _ready_logits("q_logits", b, **reading)]
-
-
-def _are_ready(distributions: tuple[Tensor, ...]) -> bool:
-    """Most often there is nothing to do, and to find that out costs as much as a small KL."""
-    first, last = distributions[0], distributions[-1]
-    return (
-        first.dtype in (torch.float32, torch.float64)
-        and first.dtype == last.dtype
-        and first.shape == last.shape
-        and first.dim() > 0
-        and first.shape[-1] > 0
-    )
-
-
-def _dim(reading: ReadingProbs | ReadingLogits) -> int:
-    return reading.get("dim", -1)
-
-
 def single_of_probs(p: Tensor) -> Single:
     """Probabilities and their logarithms."""
     return Single(p, safe_log(p))
 
 
-def single_of_logits(logits: Tensor, temperature: float = 1.0) -> Single:
+def single_of_logits(logits: Tensor, temperature: Temperature = 1.0) -> Single:
     """A softmax and its logarithms."""
     log_p = log_softmax(logits / temperature)
     return Single(log_p.exp(), torch.where(log_p != -torch.inf, log_p, 0.0))
@@ -211,7 +95,8 @@ def single_from_probs(p: Tensor, **reading: Unpack[ReadingProbs]) -> Single:
 
 def single_from_logits(logits: Tensor, **reading: Unpack[ReadingLogits]) -> Single:
     """``single_of_logits`` of what was read."""
-    return single_of_logits(read_logits(logits, **reading)[0], reading.get("temperature", 1.0))
+    (a,) = read_logits(logits, **reading)
+    return single_of_logits(a, _temperature(reading, a))
 
 
 def pair_from_probs(p: Tensor, q: Tensor, **reading: Unpack[ReadingProbs]) -> Pair:
@@ -222,7 +107,16 @@ def pair_from_probs(p: Tensor, q: Tensor, **reading: Unpack[ReadingProbs]) -> Pa
 def pair_from_logits(p_logits: Tensor, q_logits: Tensor, **reading: Unpack[ReadingLogits]) -> Pair:
     """``pair_of_logits`` of what was read."""
     a, b = read_logits(p_logits, q_logits, **reading)
-    return pair_of_logits(a, b, reading.get("temperature", 1.0))
+    return pair_of_logits(a, b, _temperature(reading, a))
+
+
+def pair_from_log_probs(log_p: Tensor, log_q: Tensor, **reading: Unpack[ReadingProbs]) -> Pair:
+    """Log-probabilities are logits."""
+    return pair_of_logits(*read_log_probs(log_p, log_q, **reading))
+
+
+def _temperature(reading: ReadingLogits, a: Tensor) -> Temperature:
+    return fit_temperature(reading.get("temperature", 1.0), a.shape[:-1])
 
 
 @torch.no_grad()
@@ -233,7 +127,7 @@ def _lost_in_difference(a: Tensor, b: Tensor) -> Tensor:
     return (a - (u - minus_b)) - (b + minus_b)
 
 
-def pair_of_logits(a: Tensor, b: Tensor, temperature: float = 1.0) -> Pair:
+def pair_of_logits(a: Tensor, b: Tensor, temperature: Temperature = 1.0) -> Pair:
     """Softmaxes side by side; their KL and log-ratio come from the difference of the logits.
 
     With u = a - b (exact where the logits are close), its mean c = E_p u and w = u - c,

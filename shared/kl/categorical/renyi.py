@@ -24,7 +24,8 @@ from torch import Tensor
 
 from ..conventions import Unit
 from ..gaussian.diagonal import expm1_minus_x
-from .discrete import LogitsOptions, ProbsOptions, apply_formula, kl
+from .apply import LogitsOptions, ProbsOptions, apply_formula
+from .formulas import kl
 from .pairs import Pair, kl_terms, log_normaliser, pair_from_logits, pair_from_probs
 
 _FAR = 1.0  # |log M| from which on log-sum-exp has all digits

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .job import Gradients
+from .job import Gradients, is_one, rows_of
 from .rows import Divergence, divergence_of_rows
 
 _FEW_ELEMENTS = 2**12
 
 Formula = Callable[..., Tensor]
-"""The same divergence of rows [n, categories] in torch's own operations."""
+"""The same divergence of rows [n, categories], and a temperature, in torch's own operations."""
 
 
 def values_of_rows(
@@ -34,6 +34,9 @@ def values_of_rows(
     shape = distributions[0].shape
     a, *b = [tensor.reshape(-1, shape[-1]) for tensor in distributions]
     rows = None if mask is None else mask.flatten().nonzero().squeeze(-1)
+    if isinstance(divergence.temperature, Tensor):
+        of_rows = divergence.temperature.reshape(-1, 1).to(a.dtype)
+        divergence = divergence._replace(temperature=of_rows)
     values: Tensor = _Rows.apply(divergence, formula, rows, weight, a, *b)
     return values if weight is not None else values.view(shape[:-1])
 
@@ -89,7 +92,7 @@ def _compute(ctx: Any, inputs: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tenso
         few = (~values.isfinite()).nonzero().squeeze(-1)
         with torch.enable_grad():
             leaves = [tensor.detach()[few].requires_grad_() for tensor in inputs]
-            by_formula = formula(*leaves)
+            by_formula = formula(*leaves, rows_of(divergence.temperature, few))
             of_few = torch.autograd.grad(by_formula.sum(), leaves)
         values[few] = by_formula.detach()
         for gradient, part in zip(gradients, of_few, strict=True):
@@ -103,12 +106,14 @@ def _compute_few(
 ) -> tuple[Tensor, Gradients]:
     temperature = divergence.temperature
     a, b = inputs[0].double(), inputs[-1].double()
-    if temperature != 1:
+    if not is_one(temperature):
         a, b = a.div_(temperature), b.div_(temperature)
     values, gradients = divergence.few(a, b, needed)
     factor = weight / temperature
     to_a, to_b = (
-        None if gradient is None else (gradient if factor == 1 else gradient.mul_(factor)).float()
+        None
+        if gradient is None
+        else (gradient if is_one(factor) else gradient.mul_(factor)).float()
         for gradient in gradients
     )
     return values.clamp_(min=0).float(), (to_a, to_b)
@@ -118,10 +123,13 @@ def _differentiable(
     ctx: Any, inputs: Sequence[Tensor], upstream: Tensor
 ) -> tuple[Tensor | None, ...]:
     """The gradients by the formula, with a graph of their own."""
-    _, formula, rows, weight = ctx.of
+    divergence, formula, rows, weight = ctx.of
     wanted = ctx.needs_input_grad[4:]
     leaves = [tensor for tensor, needed in zip(inputs, wanted, strict=True) if needed]
-    values = formula(*(inputs if rows is None else [tensor[rows] for tensor in inputs]))
+    chosen = slice(None) if rows is None else rows
+    values = formula(
+        *(tensor[chosen] for tensor in inputs), rows_of(divergence.temperature, chosen)
+    )
     if weight is not None:
         values = values.sum() * weight
     elif rows is not None:

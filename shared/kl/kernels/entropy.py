@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .job import Job, expectation
+from .job import Job, expectation, is_one
 
 NEVER = -1e4  # exp of it is 0
 _NEARLY_CERTAIN = 1.5
@@ -25,7 +25,7 @@ def entropy(job: Job) -> Tensor:
     z, weights, scratch, *_ = job.buffers
     top = job.a.amax(-1, keepdim=True)
     torch.sub(job.a, top, out=z)
-    if job.temperature != 1:
+    if not is_one(job.temperature):
         z.mul_(1 / job.temperature)
     z.clamp_(min=NEVER)
     torch.mul(z, 1 / math.log(2), out=weights).exp2_()  # exp(z), four times as fast

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..conventions import Temperature
+
 SERIES_BELOW = 2.0
 _NEAR_ONE = 2.0
 
@@ -22,10 +24,10 @@ class Job(NamedTuple):
 
     a: Tensor  # what p is made of: logits, or probabilities
     b: Tensor  # what q is made of
-    temperature: float
+    temperature: Temperature  # [rows, 1] if a tensor
     gradients: Gradients
     """To a / T and b / T. One of them may be a or b itself: they are read first."""
-    factor: float  # of the gradients
+    factor: Temperature  # of the gradients
     buffers: list[Tensor]  # [rows, categories] each, content undefined
 
 
@@ -88,7 +90,17 @@ def part_of(job: Job, few: Tensor) -> Job:
     a, b = job.a[few], job.b[few]
     to_p, to_q = (None if each is None else torch.empty_like(a) for each in job.gradients)
     buffers = [buffer[: len(few)] for buffer in job.buffers]
-    return job._replace(a=a, b=b, gradients=(to_p, to_q), buffers=buffers)
+    return Job(a, b, rows_of(job.temperature, few), (to_p, to_q), rows_of(job.factor, few), buffers)
+
+
+def is_one(temperature: Temperature) -> bool:
+    """Whether nothing has to be divided."""
+    return not isinstance(temperature, Tensor) and temperature == 1
+
+
+def rows_of(value: Temperature, rows: Tensor | slice) -> Temperature:
+    """Of a tensor [n, 1]; a number is that of all rows."""
+    return value[rows] if isinstance(value, Tensor) else value
 
 
 def put_back(job: Job, few: Tensor, part: Job) -> None:

@@ -6,11 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..conventions import Temperature
 from .job import (
     Job,
     excess,
     expectation,
     fast_expm1,
+    is_one,
     largest,
     part_of,
     put_back,
@@ -53,8 +55,8 @@ class Compared(NamedTuple):
     shift: Tensor | None  # [rows, 1]: c, unless it was taken out exactly
 
 
-def softmax(logits: Tensor, temperature: float, out: Tensor, scratch: Tensor) -> Tensor:
-    if temperature != 1:
+def softmax(logits: Tensor, temperature: Temperature, out: Tensor, scratch: Tensor) -> Tensor:
+    if not is_one(temperature):
         logits = torch.mul(logits, 1 / temperature, out=scratch)
     torch.softmax(logits, -1, out=out)
     if logits.shape[-1] > _MANY:  # torch's running sums lose a digit
@@ -65,7 +67,7 @@ def softmax(logits: Tensor, temperature: float, out: Tensor, scratch: Tensor) ->
 def _difference(job: Job, out: Tensor) -> Tensor:
     """v; the logits are subtracted before they are scaled: that is exact where they are close."""
     torch.sub(job.b, job.a, out=out)
-    return out if job.temperature == 1 else out.mul_(1 / job.temperature)
+    return out if is_one(job.temperature) else out.mul_(1 / job.temperature)
 
 
 def _exact_difference(job: Job, p: Tensor, out: Tensor) -> Tensor:

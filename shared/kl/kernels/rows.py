@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..conventions import check_temperature, check_weight
+from ..conventions import Temperature, check_weight
 from . import few
 from .entropy import entropy
 from .jensen_shannon import js
-from .job import Gradients, Job
+from .job import Gradients, Job, rows_of
 from .logits import kl, kl_fast
 from .probs import kl_of_probs
 
@@ -28,25 +28,23 @@ class Divergence(NamedTuple):
     """How many the kernel uses."""
     few: Callable[..., few.Result]
     """The same for a few elements."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
+    """[n, 1] if a tensor."""
 
 
-def kl_rows(temperature: float, precise: bool = True) -> Divergence:
+def kl_rows(temperature: Temperature, precise: bool = True) -> Divergence:
     """D(p || q) of two softmaxes."""
-    check_temperature(temperature)
     return Divergence(kl if precise else kl_fast, 5, few.kl, temperature)
 
 
-def js_rows(weight: float, temperature: float) -> Divergence:
+def js_rows(weight: float, temperature: Temperature) -> Divergence:
     """w D(p || m) + (1 - w) D(q || m) with m = w p + (1 - w) q, of two softmaxes."""
-    check_temperature(temperature)
     check_weight(weight)
     return Divergence(partial(js, weight=weight), 7, partial(few.js, weight=weight), temperature)
 
 
-def entropy_rows(temperature: float) -> Divergence:
+def entropy_rows(temperature: Temperature) -> Divergence:
     """H(p) of the softmax of the first argument; the second is not looked at."""
-    check_temperature(temperature)
     return Divergence(entropy, 3, few.entropy, temperature)
 
 
@@ -59,7 +57,7 @@ def divergence_of_rows(
     b: Tensor,
     gradients: Gradients = (None, None),
     rows: Tensor | None = None,
-    factor: float = 1.0,
+    factor: Temperature = 1.0,
     scales: Tensor | None = None,
     exponent: int = 0,
 ) -> Tensor:
@@ -103,9 +101,9 @@ def divergence_of_rows(
         job = Job(
             a[chunk] if a_copy is None else a_copy[:length].copy_(a[chunk]),
             b[chunk] if b_copy is None else b_copy[:length].copy_(b[chunk]),
-            divergence.temperature,
+            rows_of(divergence.temperature, chunk),
             (targets[0], targets[1]),
-            factor,
+            rows_of(factor, chunk),
             [buffer[:length] for buffer in buffers],
         )
         values[chunk] = divergence.kernel(job)

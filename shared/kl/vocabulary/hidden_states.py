@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..conventions import Reduction, check_floating, check_reduction, fit_mask, reduce
+from ..conventions import (
+    Reduction,
+    check_floating,
+    check_reduction,
+    check_temperature,
+    fit_mask,
+    reduce,
+)
 from ..kernels.rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales
 from .logits import student_of
 
@@ -64,6 +71,7 @@ def fused_linear_kl(
         ValueError: both sides require a gradient; shapes that do not fit; integers; a temperature
             that is not positive; a bad mask or reduction.
     """
+    check_temperature(temperature)
     p, q = Head(p_hidden, p_weight, p_bias), Head(q_hidden, q_weight, q_bias)
     return _fused(kl_rows(temperature), p, q, mask, reduction)
 
@@ -86,6 +94,7 @@ def fused_linear_js(
     Raises:
         ValueError: as there; ``weight`` (that of p) is not strictly between 0 and 1.
     """
+    check_temperature(temperature)
     p, q = Head(p_hidden, p_weight, p_bias), Head(q_hidden, q_weight, q_bias)
     return _fused(js_rows(weight, temperature), p, q, mask, reduction)
 

@@ -6,13 +6,24 @@ that memory. ``chunked_kl`` and ``chunked_js`` hold one, or none, and are as rig
 there are no second derivatives (a trust region needs ``kl_from_logits``).
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..conventions import Reduction, check_floating, check_reduction, fit_mask, reduction_weight
+from ..conventions import (
+    Reduction,
+    Temperature,
+    check_floating,
+    check_reduction,
+    check_weight,
+    fit_mask,
+    fit_temperature,
+    reduction_weight,
+)
 from ..kernels.rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales, scale_rows
 
 
@@ -20,7 +31,7 @@ def chunked_kl(
     p_logits: Tensor,
     q_logits: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "none",
     precise: bool = True,
@@ -34,7 +45,7 @@ def chunked_kl(
 
     Args:
         p_logits, q_logits: [..., vocabulary], of the same shape; -inf excludes a category.
-        temperature: T.
+        temperature: T, a number or a tensor that broadcasts with [...].
         mask: bool, broadcastable with [...], True for positions that count. The others are
             neither read nor computed. To drop positions, mask them: a slice such as
             ``logits[:, :-1]`` is copied.
@@ -58,8 +69,9 @@ def chunked_kl(
             that is not positive; a bad mask or reduction; ``inplace`` and a student that is a leaf
             or whose rows do not lie at equal distances.
     """
-    divergence = kl_rows(temperature, precise)
-    return _chunked(divergence, p_logits, q_logits, mask, reduction, inplace)
+    return _chunked(
+        partial(kl_rows, precise=precise), temperature, p_logits, q_logits, mask, reduction, inplace
+    )
 
 
 def chunked_js(
@@ -67,7 +79,7 @@ def chunked_js(
     q_logits: Tensor,
     weight: float = 0.5,
     *,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "none",
     inplace: bool = False,
@@ -79,8 +91,10 @@ def chunked_js(
     Raises:
         ValueError: as there; ``weight`` (that of p) is not strictly between 0 and 1.
     """
-    divergence = js_rows(weight, temperature)
-    return _chunked(divergence, p_logits, q_logits, mask, reduction, inplace)
+    check_weight(weight)
+    return _chunked(
+        partial(js_rows, weight), temperature, p_logits, q_logits, mask, reduction, inplace
+    )
 
 
 def student_of(p: tuple[str, bool], q: tuple[str, bool]) -> int | None:
@@ -94,7 +108,8 @@ def student_of(p: tuple[str, bool], q: tuple[str, bool]) -> int | None:
 
 
 def _chunked(
-    divergence: Divergence,
+    divergence_at: Callable[[Temperature], Divergence],
+    temperature: Temperature,
     p_logits: Tensor,
     q_logits: Tensor,
     mask: Tensor | None,
@@ -111,6 +126,12 @@ def _chunked(
     if p_logits.dim() == 0 or p_logits.shape[-1] == 0:
         raise ValueError(f"p_logits of shape {list(p_logits.shape)} has no categories")
     shape = p_logits.shape[:-1]
+    if isinstance(temperature, Tensor) and temperature.requires_grad:
+        raise ValueError("temperature requires a gradient: use kl_from_logits or js_from_logits")
+    temperature = fit_temperature(temperature, shape)
+    if isinstance(temperature, Tensor):
+        temperature = temperature.reshape(-1, 1)
+    divergence = divergence_at(temperature)
     rows = None
     if mask is not None:
         mask = fit_mask(mask, shape, "mask")

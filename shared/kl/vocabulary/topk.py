@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ..conventions import (
     Reduction,
+    Temperature,
     check_floating,
     check_reduction,
-    check_temperature,
     fit_mask,
+    fit_temperature,
     reduce,
 )
 from ..gaussian.diagonal import expm1_minus_x
@@ -21,7 +22,7 @@ def kl_topk(
     indices: Tensor,
     q_logits: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "none",
     validate: bool = False,
@@ -52,12 +53,12 @@ def kl_topk(
             that is not positive; with ``validate`` also probabilities that sum to more than one,
             NaN, and indices that are out of range or repeated.
     """
-    check_temperature(temperature)
     check_reduction(reduction)
     _check_shapes(p_log_probs, indices, q_logits)
     dtype = torch.promote_types(p_log_probs.dtype, q_logits.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
     log_p, logits = p_log_probs.to(dtype), q_logits.to(dtype)
+    temperature = fit_temperature(temperature, logits.shape[:-1])
     k, vocabulary = log_p.shape[-1], logits.shape[-1]
     if mask is not None:  # replaced before it is used: uniform on both sides
         keep = fit_mask(mask, log_p.shape[:-1], "mask")[..., None]

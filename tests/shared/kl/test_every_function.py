@@ -122,6 +122,9 @@ for name in "bhattacharyya_mvn squared_hellinger_mvn squared_wasserstein2_mvn".s
 for name in kl.__all__:
     if name not in CALLS and name.endswith(("_from_logits", "_from_probs")):
         CALLS[name] = getattr(kl, name), (A, B) if name.endswith("_logits") else (P, Q)
+    if name.endswith("_from_log_probs"):
+        CALLS[name] = getattr(kl, name), (A.log_softmax(-1), B.log_softmax(-1))
+CALLS["entropy_from_log_probs"] = kl.entropy_from_log_probs, (A.log_softmax(-1),)
 
 SMOOTH = sorted(CALLS.keys() - ONCE - {"convert", "reduce"})
 

@@ -7,19 +7,20 @@ import pytest
 import torch
 
 import shared.kl as K
-from shared.kl.categorical import discrete
+from shared.kl.categorical import formulas
+from shared.kl.categorical.apply import apply_formula
 from shared.kl.categorical.pairs import pair_from_logits, pair_from_probs, single_from_logits
 
 INF = math.inf
 
 
 def js_formula(weight):
-    return lambda pair: discrete.js(pair, weight)
+    return lambda pair: formulas.js(pair, weight)
 
 
 # name: (the function, its formula, how distributions are read, from logits)
 FUNCTIONS = {
-    "kl": (K.kl_from_logits, discrete.kl, pair_from_logits),
+    "kl": (K.kl_from_logits, formulas.kl, pair_from_logits),
     "js": (K.js_from_logits, js_formula(0.5), pair_from_logits),
     "js of 0.9": (
         lambda p, q, **options: K.js_from_logits(p, q, 0.9, **options),
@@ -31,7 +32,7 @@ FUNCTIONS = {
         None,
         single_from_logits,
     ),
-    "kl of probabilities": (K.kl_from_probs, discrete.kl, pair_from_probs),
+    "kl of probabilities": (K.kl_from_probs, formulas.kl, pair_from_probs),
 }
 SHAPES = {"few": (3, 7), "many": (12, 6000), "chunks": (40, 9000)}
 
@@ -41,9 +42,9 @@ def expected(name, p, q, weights, **options):
     _, formula, read = FUNCTIONS[name]
     leaves = [tensor.double().requires_grad_() for tensor in (p, q)]
     if name == "entropy":
-        value = discrete.apply_formula(discrete.entropy, read, tuple(leaves[:1]), options)
+        value = apply_formula(formulas.entropy, read, tuple(leaves[:1]), options)
     else:
-        value = discrete.apply_formula(formula, read, tuple(leaves), options)
+        value = apply_formula(formula, read, tuple(leaves), options)
     finite = torch.where(value.isfinite(), value, 0.0)
     gradients = torch.autograd.grad((finite * weights).sum(), leaves, allow_unused=True)
     return value.detach(), gradients

@@ -4,19 +4,20 @@ import functools
 
 import torch
 
-from shared.kl.categorical import discrete
+from shared.kl.categorical import formulas
+from shared.kl.categorical.apply import apply_formula
 from shared.kl.categorical.pairs import pair_from_logits
 from shared.kl.vocabulary.logits import chunked_js, chunked_kl
 
 
 def whole_kl(p_logits, q_logits, **options):
     """By the formula in torch's operations; ``kl_from_logits`` has the kernels of the chunks."""
-    return discrete.apply_formula(discrete.kl, pair_from_logits, (p_logits, q_logits), options)
+    return apply_formula(formulas.kl, pair_from_logits, (p_logits, q_logits), options)
 
 
 def whole_js(p_logits, q_logits, weight=0.5, **options):
-    return discrete.apply_formula(
-        lambda pair: discrete.js(pair, weight), pair_from_logits, (p_logits, q_logits), options
+    return apply_formula(
+        lambda pair: formulas.js(pair, weight), pair_from_logits, (p_logits, q_logits), options
     )
 
 

@@ -1,9 +1,12 @@
+import threading
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from shared.kl.categorical.discrete import js_from_logits, kl_from_logits
+from shared.kl.kernels import rows
 from shared.kl.vocabulary import hidden_states as fused_linear
 from shared.kl.vocabulary.hidden_states import fused_linear_js, fused_linear_kl
 
@@ -144,6 +147,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_no_tensor_comes_near_the_size_of_the_logits(monkeypatch):
     monkeypatch.setattr(fused_linear, "_CHUNK_ELEMENTS", 2**17)
+    monkeypatch.setattr(rows, "_kept", threading.local())  # may be that of a larger test
     n, vocabulary = 700, 20_000
     tensors = heads(batch=(n,), vocabulary=vocabulary, dtype=torch.float32, bias=False)
     with LargestTensor() as largest:
