@@ -36,6 +36,9 @@ from .categorical.discrete import (
     kl_from_logits,
     kl_from_logits_gradient,
     kl_from_probs,
+    skew_kl_from_log_probs,
+    skew_kl_from_logits,
+    skew_kl_from_probs,
 )
 from .categorical.divergences import (
     FDivergence,
@@ -111,8 +114,8 @@ from .samples.variational import (
     smile_bound,
 )
 from .transport import sinkhorn_divergence, wasserstein_1d
-from .vocabulary.hidden_states import fused_linear_js, fused_linear_kl
-from .vocabulary.logits import chunked_js, chunked_kl
+from .vocabulary.hidden_states import fused_linear_js, fused_linear_kl, fused_linear_skew_kl
+from .vocabulary.logits import chunked_js, chunked_kl, chunked_skew_kl
 from .vocabulary.topk import kl_topk
 from .weight.controllers import AdaptiveKL, PPOPenalty, kl_early_stop
 from .weight.schedules import (

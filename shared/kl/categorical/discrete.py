@@ -33,9 +33,9 @@ from typing import Unpack
 from torch import Tensor
 
 from ..conventions import Temperature, Unit, check_weight, convert, safe_root, widened
-from ..kernels.rows import KL_OF_PROBS, Divergence, entropy_rows, js_rows, kl_rows
+from ..kernels.rows import KL_OF_PROBS, Divergence, entropy_rows, js_rows, kl_rows, skew_rows
 from .apply import LogitsOptions, ProbsOptions, apply_formula, apply_kernel
-from .formulas import cross_entropy, entropy, jeffreys, js, kl
+from .formulas import cross_entropy, entropy, jeffreys, js, kl, skew_kl
 from .pairs import (
     Pair,
     pair_from_log_probs,
@@ -49,8 +49,13 @@ from .pairs import (
 from .reading import read_log_probs, read_logits, read_probs
 
 
-def _kl_of_logits(a: Tensor, b: Tensor, t: Temperature) -> Tensor:
-    return kl(pair_of_logits(a, b, t))
+def _of_logits(
+    formula: Callable[[Pair], Tensor], a: Tensor, b: Tensor, temperature: Temperature
+) -> Tensor:
+    return formula(pair_of_logits(a, b, temperature))
+
+
+_kl_of_logits = partial(_of_logits, kl)
 
 
 def _kl_of_probs(p: Tensor, q: Tensor, _: Temperature) -> Tensor:
@@ -194,13 +199,45 @@ def _js(
     weight: float,
     options: LogitsOptions | ProbsOptions,
 ) -> Tensor:
-    return apply_kernel(
-        partial(js_rows, weight),
-        lambda a, b, t: js(pair_of_logits(a, b, t), weight),
-        read,
-        (p, q),
-        options,
-    )
+    formula = partial(_of_logits, partial(js, weight=weight))
+    return apply_kernel(partial(js_rows, weight), formula, read, (p, q), options)
+
+
+def skew_kl_from_probs(
+    p: Tensor, q: Tensor, weight: float = 0.1, **options: Unpack[ProbsOptions]
+) -> Tensor:
+    """D(p || w p + (1 - w) q) (Lee 1999; Ko et al. 2024, eq. 3): at most -log w.
+
+    Raises:
+        ValueError: ``weight`` (that of p) is not strictly between 0 and 1.
+    """
+    check_weight(weight)
+    return apply_formula(lambda pair: skew_kl(pair, weight), pair_from_probs, (p, q), options)
+
+
+def skew_kl_from_log_probs(
+    log_p: Tensor, log_q: Tensor, weight: float = 0.1, **options: Unpack[ProbsOptions]
+) -> Tensor:
+    """The skew KL divergence; ``weight`` is that of p."""
+    return _skew(read_log_probs, log_p, log_q, weight, options)
+
+
+def skew_kl_from_logits(
+    p_logits: Tensor, q_logits: Tensor, weight: float = 0.1, **options: Unpack[LogitsOptions]
+) -> Tensor:
+    """The skew KL divergence of two softmaxes; ``weight`` is that of p."""
+    return _skew(read_logits, p_logits, q_logits, weight, options)
+
+
+def _skew(
+    read: Callable[..., list[Tensor]],
+    p: Tensor,
+    q: Tensor,
+    weight: float,
+    options: LogitsOptions | ProbsOptions,
+) -> Tensor:
+    formula = partial(_of_logits, partial(skew_kl, weight=weight))
+    return apply_kernel(partial(skew_rows, weight), formula, read, (p, q), options)
 
 
 def js_distance_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:

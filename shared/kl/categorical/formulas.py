@@ -41,6 +41,17 @@ def jeffreys(pair: Pair) -> Tensor:
 
 def js(pair: Pair, weight: float) -> Tensor:
     """w D(p || m) + (1 - w) D(q || m) with m = w p + (1 - w) q; never above H(w)."""
+    p_m, q_m = _with_mixture(pair, weight)
+    return (weight * kl_terms(p_m) + (1 - weight) * kl_terms(q_m)).sum(-1)
+
+
+def skew_kl(pair: Pair, weight: float) -> Tensor:
+    """D(p || m) with m = w p + (1 - w) q; at most -log w."""
+    return kl_terms(_with_mixture(pair, weight)[0]).sum(-1)
+
+
+def _with_mixture(pair: Pair, weight: float) -> tuple[Pair, Pair]:
+    """(p, m) and (q, m) with m = w p + (1 - w) q."""
     p, q, d = pair.p, pair.q, pair.d
     p_larger = d >= 0
     minus = torch.where(p_larger, -d, d)  # log smaller - log larger
@@ -60,4 +71,4 @@ def js(pair: Pair, weight: float) -> Tensor:
     never = torch.zeros_like(pair.p_only)  # m is 0 only where both are
     p_m = Pair(p, m, pair.log_p, -p_to_m, p_only=never, q_only=pair.q_only)
     q_m = Pair(q, m, pair.log_p - d, -q_to_m, p_only=never, q_only=pair.p_only)
-    return (weight * kl_terms(p_m) + (1 - weight) * kl_terms(q_m)).sum(-1)
+    return p_m, q_m

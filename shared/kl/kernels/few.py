@@ -42,6 +42,23 @@ def js(a: Tensor, b: Tensor, needed: Sequence[bool], weight: float) -> Result:
     return value, (to_p, to_q)
 
 
+def skew_kl(a: Tensor, b: Tensor, needed: Sequence[bool], weight: float) -> Result:
+    """D(p || m), m = w p + (1 - w) q; see ``mixture.skew_kl`` for the gradients."""
+    log_p, log_q = a.log_softmax(-1), b.log_softmax(-1)
+    p, q = log_p.exp(), log_q.exp()
+    gap = (log_q - log_p).expm1_().mul_(1 - weight)
+    log_m_p = gap.log1p()
+    value = (gap - log_m_p).mul_(p).sum(-1)
+    s = log_m_p.neg().expm1_()
+    to_p = to_q = None
+    if needed[0]:
+        g = log_m_p.add(s, alpha=weight)
+        to_p = g.sub_((p * g).sum(-1, keepdim=True)).mul_(p).neg_()
+    if needed[-1]:
+        to_q = s.sub_((q * s).sum(-1, keepdim=True)).mul_(q).mul_(weight - 1)
+    return value, (to_p, to_q)
+
+
 def entropy(a: Tensor, _: Tensor, needed: Sequence[bool]) -> Result:
     """log Z - E z with z = a - max a, and the gradient -p (z - E z)."""
     z = (a - a.amax(-1, keepdim=True)).clamp_(min=NEVER)

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..conventions import Temperature, check_weight
 from . import few
 from .entropy import entropy
-from .jensen_shannon import js
 from .job import Gradients, Job, rows_of
 from .logits import kl, kl_fast
+from .mixture import js, skew_kl
 from .probs import kl_of_probs
 
 _CPU_ELEMENTS = 2**18  # of a chunk: its buffers stay in the L3 cache
@@ -41,6 +41,13 @@ def js_rows(weight: float, temperature: Temperature) -> Divergence:
     """w D(p || m) + (1 - w) D(q || m) with m = w p + (1 - w) q, of two softmaxes."""
     check_weight(weight)
     return Divergence(partial(js, weight=weight), 7, partial(few.js, weight=weight), temperature)
+
+
+def skew_rows(weight: float, temperature: Temperature) -> Divergence:
+    """D(p || w p + (1 - w) q) of two softmaxes."""
+    check_weight(weight)
+    kernels = (partial(skew_kl, weight=weight), 7, partial(few.skew_kl, weight=weight))
+    return Divergence(*kernels, temperature)
 
 
 def entropy_rows(temperature: Temperature) -> Divergence:

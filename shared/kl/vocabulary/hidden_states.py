@@ -1,37 +1,20 @@
 """Divergences of two language models' heads, without the logits of more than a few positions."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..conventions import (
-    Reduction,
-    check_floating,
-    check_reduction,
-    check_temperature,
-    fit_mask,
-    reduce,
-)
-from ..kernels.rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales
+from ..conventions import Reduction, check_reduction, check_temperature, fit_mask, reduce
+from ..kernels.rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales, skew_rows
+from .heads import Head, check_heads, wants_gradient
 from .logits import student_of
 
+Caps = tuple[float | None, float | None]
+
 _CHUNK_ELEMENTS = 2**23  # logits in memory at once: 64 rows of 128k, enough for a matrix product
-
-
-class Head(NamedTuple):
-    """logits = hidden @ weight.T + bias, with hidden [n, width], weight [vocabulary, width]."""
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-
-    def logits(self, rows: Tensor) -> Tensor:
-        """[rows, vocabulary], in the heads' own precision."""
-        return F.linear(self.hidden[rows], self.weight, self.bias)
 
 
 def fused_linear_kl(
@@ -42,6 +25,8 @@ def fused_linear_kl(
     *,
     p_bias: Tensor | None = None,
     q_bias: Tensor | None = None,
+    p_soft_cap: float | None = None,
+    q_soft_cap: float | None = None,
     temperature: float = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "none",
@@ -57,6 +42,7 @@ def fused_linear_kl(
         p_hidden: [..., width of p]; q_hidden: [..., width of q], the same leading shape.
         p_weight: [vocabulary, width of p]; q_weight: [vocabulary, width of q].
         p_bias, q_bias: [vocabulary].
+        p_soft_cap, q_soft_cap: c of logits c tanh(logits / c), as those of Gemma 2.
         temperature: T; no implicit factor T^2.
         mask: bool, broadcastable with [...], True for positions that count; the others are neither
             read nor computed.
@@ -72,7 +58,8 @@ def fused_linear_kl(
             that is not positive; a bad mask or reduction.
     """
     check_temperature(temperature)
-    p, q = Head(p_hidden, p_weight, p_bias), Head(q_hidden, q_weight, q_bias)
+    p = Head(p_hidden, p_weight, p_bias, p_soft_cap)
+    q = Head(q_hidden, q_weight, q_bias, q_soft_cap)
     return _fused(kl_rows(temperature), p, q, mask, reduction)
 
 
@@ -85,6 +72,8 @@ def fused_linear_js(
     *,
     p_bias: Tensor | None = None,
     q_bias: Tensor | None = None,
+    p_soft_cap: float | None = None,
+    q_soft_cap: float | None = None,
     temperature: float = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "none",
@@ -95,70 +84,64 @@ def fused_linear_js(
         ValueError: as there; ``weight`` (that of p) is not strictly between 0 and 1.
     """
     check_temperature(temperature)
-    p, q = Head(p_hidden, p_weight, p_bias), Head(q_hidden, q_weight, q_bias)
+    p = Head(p_hidden, p_weight, p_bias, p_soft_cap)
+    q = Head(q_hidden, q_weight, q_bias, q_soft_cap)
     return _fused(js_rows(weight, temperature), p, q, mask, reduction)
+
+
+def fused_linear_skew_kl(
+    p_hidden: Tensor,
+    p_weight: Tensor,
+    q_hidden: Tensor,
+    q_weight: Tensor,
+    weight: float = 0.1,
+    *,
+    p_bias: Tensor | None = None,
+    q_bias: Tensor | None = None,
+    p_soft_cap: float | None = None,
+    q_soft_cap: float | None = None,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "none",
+) -> Tensor:
+    """D(p || w p + (1 - w) q) (Ko et al. 2024, eq. 3); otherwise as ``fused_linear_js``."""
+    check_temperature(temperature)
+    p = Head(p_hidden, p_weight, p_bias, p_soft_cap)
+    q = Head(q_hidden, q_weight, q_bias, q_soft_cap)
+    return _fused(skew_rows(weight, temperature), p, q, mask, reduction)
 
 
 def _fused(
     divergence: Divergence, p: Head, q: Head, mask: Tensor | None, reduction: Reduction
 ) -> Tensor:
     check_reduction(reduction)
-    _check(p, q)
-    needs_gradient = (_wants_gradient(p), _wants_gradient(q))
+    check_heads(p, q)
+    needs_gradient = (wants_gradient(p), wants_gradient(q))
     student = student_of(("a tensor of p", needs_gradient[0]), ("a tensor of q", needs_gradient[1]))
     shape = p.hidden.shape[:-1]
     counts = torch.ones(shape, dtype=torch.bool, device=p.hidden.device)
     if mask is not None:
         counts = fit_mask(mask, shape, "mask")
     rows = counts.flatten().nonzero().squeeze(-1)
-    heads = [tensor for head in (p, q) for tensor in (head.hidden.flatten(0, -2), *head[1:])]
+    heads = [tensor for head in (p, q) for tensor in (head.hidden.flatten(0, -2), *head[1:3])]
+    caps = p.soft_cap, q.soft_cap
     if student is None:
         with torch.no_grad():
-            values, _ = _pass(divergence, *_heads(heads), None, rows, [])
+            values, _ = _pass(divergence, *_heads(heads, caps), None, rows, [])
         return reduce(values.view(shape), counts, reduction)
     if reduction == "none":
-        each: Tensor = _EachPosition.apply(divergence, student, rows, *heads)
+        each: Tensor = _EachPosition.apply(divergence, student, rows, caps, *heads)
         return each.view(shape)
-    total: Tensor = _Total.apply(divergence, student, rows, *heads)
+    total: Tensor = _Total.apply(divergence, student, rows, caps, *heads)
     # Every reduction is a multiple of the sum, the same for all values.
     ones = reduce(counts.to(total.dtype), counts, reduction)
     return total * (ones / max(len(rows), 1))
 
 
-def _wants_gradient(head: Head) -> bool:
-    tensors = (tensor for tensor in head if tensor is not None)
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def _check(p: Head, q: Head) -> None:
-    for side, head in (("p", p), ("q", q)):
-        named = {f"{side}_hidden": head.hidden, f"{side}_weight": head.weight}
-        check_floating(**named)
-        if head.hidden.dim() < 2 or head.weight.dim() != 2:
-            raise ValueError(
-                f"{side}_hidden and {side}_weight must have shapes [..., width] and "
-                f"[vocabulary, width], got {list(head.hidden.shape)} and {list(head.weight.shape)}"
-            )
-        if head.hidden.shape[-1] != head.weight.shape[1]:
-            raise ValueError(
-                f"{side}_hidden of width {head.hidden.shape[-1]} does not fit {side}_weight of "
-                f"shape {list(head.weight.shape)}"
-            )
-        if head.bias is not None and head.bias.shape != head.weight.shape[:1]:
-            raise ValueError(
-                f"{side}_bias of shape {list(head.bias.shape)} does not fit {side}_weight of "
-                f"shape {list(head.weight.shape)}"
-            )
-    if p.hidden.shape[:-1] != q.hidden.shape[:-1] or len(p.weight) != len(q.weight):
-        raise ValueError(
-            "p and q differ in positions or vocabulary: p_hidden, p_weight of shape "
-            f"{list(p.hidden.shape)}, {list(p.weight.shape)}, q_hidden, q_weight of shape "
-            f"{list(q.hidden.shape)}, {list(q.weight.shape)}"
-        )
-
-
-def _heads(tensors: Sequence[Tensor | None]) -> tuple[Head, Head]:
-    return Head(*tensors[:3]), Head(*tensors[3:])  # type: ignore[arg-type]
+def _heads(tensors: Sequence[Tensor | None], caps: Caps) -> tuple[Head, Head]:
+    heads = (Head(*tensors[3 * i : 3 * i + 3]) for i in (0, 1))  # type: ignore[arg-type]
+    p, q = (head._replace(soft_cap=cap) for head, cap in zip(heads, caps, strict=True))
+    return p, q
 
 
 def _dtypes(tensors: Sequence[Tensor | None]) -> list[torch.dtype | None]:
@@ -185,7 +168,7 @@ def _pass(
         torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
         if tensor is not None and needs_gradient
         else None
-        for tensor, needs_gradient in zip(head, needed, strict=False)
+        for tensor, needs_gradient in zip(head[:3], needed, strict=False)
     ]
     for chunk in rows.split(max(1, _CHUNK_ELEMENTS // len(p.weight))):
         logits = (p.logits(chunk), q.logits(chunk))
@@ -193,9 +176,12 @@ def _pass(
             values[chunk] = divergence_of_rows(divergence, *logits)
             continue
         gradient = logits[student]  # overwritten
+        slope = head.slope_of_cap(gradient)
         scales = row_scales(gradient)
         gradients = (gradient, None) if student == 0 else (None, gradient)
         values[chunk] = divergence_of_rows(divergence, *logits, gradients, scales=scales)
+        if slope is not None:
+            gradient.mul_(slope)
         weights = None if upstream is None else upstream[chunk].to(dtype)
         if scales is not None:
             weights = (1 if weights is None else weights) / scales
@@ -208,10 +194,15 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, divergence: Divergence, student: int, rows: Tensor, *tensors: Tensor | None
+        ctx: Any,
+        divergence: Divergence,
+        student: int,
+        rows: Tensor,
+        caps: Caps,
+        *tensors: Tensor | None,
     ) -> Tensor:
-        needed = ctx.needs_input_grad[3 + 3 * student : 6 + 3 * student]
-        values, grads = _pass(divergence, *_heads(tensors), student, rows, needed)
+        needed = ctx.needs_input_grad[4 + 3 * student : 7 + 3 * student]
+        values, grads = _pass(divergence, *_heads(tensors, caps), student, rows, needed)
         ctx.student, ctx.temperature = student, divergence.temperature
         ctx.dtypes = _dtypes(tensors)
         ctx.save_for_backward(*grads)
@@ -230,19 +221,25 @@ class _EachPosition(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, divergence: Divergence, student: int, rows: Tensor, *tensors: Tensor | None
+        ctx: Any,
+        divergence: Divergence,
+        student: int,
+        rows: Tensor,
+        caps: Caps,
+        *tensors: Tensor | None,
     ) -> Tensor:
-        ctx.divergence, ctx.student = divergence, student
+        ctx.divergence, ctx.student, ctx.caps = divergence, student, caps
         ctx.save_for_backward(rows, *tensors)
-        return _pass(divergence, *_heads(tensors), None, rows, [])[0]
+        return _pass(divergence, *_heads(tensors, caps), None, rows, [])[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         rows, *tensors = ctx.saved_tensors
-        needed = ctx.needs_input_grad[3 + 3 * ctx.student : 6 + 3 * ctx.student]
+        needed = ctx.needs_input_grad[4 + 3 * ctx.student : 7 + 3 * ctx.student]
         weights = upstream / ctx.divergence.temperature
-        _, grads = _pass(ctx.divergence, *_heads(tensors), ctx.student, rows, needed, weights)
+        heads = _heads(tensors, ctx.caps)
+        _, grads = _pass(ctx.divergence, *heads, ctx.student, rows, needed, weights)
         return _arguments(ctx.student, grads, _dtypes(tensors))
 
 
@@ -253,6 +250,7 @@ def _arguments(
     of_both: list[Tensor | None] = [None] * 6
     of_both[3 * student : 3 * student + 3] = grads
     return (
+        None,
         None,
         None,
         None,

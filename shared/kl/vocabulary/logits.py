@@ -24,7 +24,15 @@ from ..conventions import (
     fit_temperature,
     reduction_weight,
 )
-from ..kernels.rows import Divergence, divergence_of_rows, js_rows, kl_rows, row_scales, scale_rows
+from ..kernels.rows import (
+    Divergence,
+    divergence_of_rows,
+    js_rows,
+    kl_rows,
+    row_scales,
+    scale_rows,
+    skew_rows,
+)
 
 
 def chunked_kl(
@@ -95,6 +103,22 @@ def chunked_js(
     return _chunked(
         partial(js_rows, weight), temperature, p_logits, q_logits, mask, reduction, inplace
     )
+
+
+def chunked_skew_kl(
+    p_logits: Tensor,
+    q_logits: Tensor,
+    weight: float = 0.1,
+    *,
+    temperature: Temperature = 1.0,
+    mask: Tensor | None = None,
+    reduction: Reduction = "none",
+    inplace: bool = False,
+) -> Tensor:
+    """D(p || w p + (1 - w) q) of softmaxes (Ko et al. 2024, eq. 3); otherwise as ``chunked_js``."""
+    check_weight(weight)
+    divergence_at = partial(skew_rows, weight)
+    return _chunked(divergence_at, temperature, p_logits, q_logits, mask, reduction, inplace)
 
 
 def student_of(p: tuple[str, bool], q: tuple[str, bool]) -> int | None:

@@ -18,8 +18,8 @@ CHOICES = {  # not functions of distributions, samples or amounts
     *"Critic MINEState KLEstimate TermSummary KLDecomposition FDivergence Reduction Unit".split(),
 }
 OBJECTS = {"kl_divergence", "reparameterized_kl"}  # functions of torch.distributions
-ONCE = {"kl_knn", "sinkhorn_divergence", "wasserstein_1d", "chunked_kl", "chunked_js"} | {
-    *"fused_linear_kl fused_linear_js".split()
+ONCE = {"kl_knn", "sinkhorn_divergence", "wasserstein_1d", "chunked_kl", "chunked_js"} | {"chunked_skew_kl"} | {
+    *"fused_linear_kl fused_linear_js fused_linear_skew_kl".split()
 }
 MATRICES = {name for name in kl.__all__ if name.endswith("mvn") or name == "kl_mvn_from_scale_tril"}
 
@@ -51,6 +51,7 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "capacity_penalty": (lambda x: kl.capacity_penalty(x[0, 0], 2.0, 3.0), (P,)),
     "chunked_js": (kl.chunked_js, (A, B)),
     "chunked_kl": (kl.chunked_kl, (A, B)),
+    "chunked_skew_kl": (kl.chunked_skew_kl, (A, B)),
     "convert": (lambda x: kl.convert(x, "nats", "bits"), (A,)),
     "decompose_kl": (
         lambda z, mu, v: torch.stack(kl.decompose_kl(z, mu, v, mu, v, 100)),
@@ -65,6 +66,7 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "free_bits": (lambda x: kl.free_bits(x, 0.1), (P[0],)),
     "fused_linear_js": (kl.fused_linear_js, (A, X, B, Y)),
     "fused_linear_kl": (kl.fused_linear_kl, (A, X, B, Y)),
+    "fused_linear_skew_kl": (kl.fused_linear_skew_kl, (A, X, B, Y)),
     "importance_weighted_bound": (kl.importance_weighted_bound, (A,)),
     "infonce_bound": (kl.infonce_bound, (SQUARE,)),
     "js_from_total_variation": (lambda x: torch.stack(kl.js_from_total_variation(x)), (P,)),

@@ -27,6 +27,16 @@ FUNCTIONS = {
         js_formula(0.9),
         pair_from_logits,
     ),
+    "skew": (
+        K.skew_kl_from_logits,
+        lambda pair: formulas.skew_kl(pair, 0.1),
+        pair_from_logits,
+    ),
+    "skew of 0.7": (
+        lambda p, q, **options: K.skew_kl_from_logits(p, q, 0.7, **options),
+        lambda pair: formulas.skew_kl(pair, 0.7),
+        pair_from_logits,
+    ),
     "entropy": (
         lambda p, _, **options: K.entropy_from_logits(p, **options),
         None,

@@ -7,7 +7,7 @@ import torch
 from shared.kl.categorical import formulas
 from shared.kl.categorical.apply import apply_formula
 from shared.kl.categorical.pairs import pair_from_logits
-from shared.kl.vocabulary.logits import chunked_js, chunked_kl
+from shared.kl.vocabulary.logits import chunked_js, chunked_kl, chunked_skew_kl
 
 
 def whole_kl(p_logits, q_logits, **options):
@@ -21,11 +21,21 @@ def whole_js(p_logits, q_logits, weight=0.5, **options):
     )
 
 
+def whole_skew(p_logits, q_logits, weight=0.5, **options):
+    return apply_formula(
+        lambda pair: formulas.skew_kl(pair, weight), pair_from_logits, (p_logits, q_logits), options
+    )
+
+
 # name -> (chunked, the same by autograd on whole tensors)
 PRECISE = {
     "kl": (chunked_kl, whole_kl),
     "js": (functools.partial(chunked_js, weight=0.3), functools.partial(whole_js, weight=0.3)),
 }
+PRECISE["skew"] = (
+    functools.partial(chunked_skew_kl, weight=0.3),
+    functools.partial(whole_skew, weight=0.3),
+)
 ALL = PRECISE | {"fast": (functools.partial(chunked_kl, precise=False), whole_kl)}
 
 

@@ -1,4 +1,4 @@
-"""The Jensen-Shannon divergence of a few rows of logits, with its gradients."""
+"""Divergences to a mixture, Jensen-Shannon and skew KL, of a few rows of logits."""
 
 import math
 
@@ -10,6 +10,7 @@ from .logits import Apart, compare, ratio, shifted, softmax
 
 _CLOSE = 0.25  # q / p - 1, to which the divergence is surely small
 _SMALL = 0.0025  # nats for equal weights; below, it is not a difference
+_SMALL_SKEW = 0.06
 _FAR = 60.0  # nats; beyond, exp may overflow
 
 
@@ -109,3 +110,61 @@ def _set_apart(
         p_mass = p_mass + weight * p.masked_fill(~far, 0.0).sum(-1, keepdim=True)
         log_m_q.masked_fill_(far, 0.0)
     return p_mass, q_mass
+
+
+def skew_kl(job: Job, weight: float) -> Tensor:
+    """D(p || m) = -E_p l, m = w p + (1 - w) q and l = log m/p. With s = p / m - 1 the gradients are
+
+    p (g - E_p g), g = -l - w s, to p, and (w - 1) q (s - E_q s) to q. Rows where the divergence is
+    small are computed again by ``_careful_skew_kl``.
+    """
+    if _first_is_close(job):
+        return _careful_skew_kl(job, weight)
+    p, q, gap, log_m_p, s, *_ = job.buffers
+    least = torch.finfo(p.dtype).tiny
+    softmax(job.a, job.temperature, out=p, scratch=gap).clamp_(min=least)
+    softmax(job.b, job.temperature, out=q, scratch=gap).clamp_(min=least)
+    torch.sub(q, p, out=gap).mul_(1 - weight)
+    torch.log1p(torch.div(gap, p, out=log_m_p), out=log_m_p)
+    torch.div(gap, gap.add(p), out=s).neg_()
+    values = -expectation(p, log_m_p, gap)
+    few = rows_below(_SMALL_SKEW, values)
+    part = None if few is None else part_of(job, few)
+    values = values.squeeze(-1)
+    _skew_gradients(job, weight, p, q, log_m_p, s, gap)
+    if few is not None and part is not None:
+        values[few] = _careful_skew_kl(part, weight)
+        put_back(job, few, part)
+    return values
+
+
+def _careful_skew_kl(job: Job, weight: float, exact: bool = False) -> Tensor:
+    """The same from r = q / p - 1, as E_p[exp(l) - 1 - l]."""
+    p, x, r, log_m_p, q, scratch, spare = job.buffers
+    compared = compare(job, p, x, scratch, exact)
+    ratio(p, torch.expm1(x, out=r), compared.apart, scratch)
+    softmax(job.b, job.temperature, out=q, scratch=scratch)
+    torch.log1p(r.mul_(1 - weight), out=log_m_p)
+    values = excess(p, log_m_p, r, scratch, spare)
+    doubt = shifted(compared, values / (1 - weight) ** 2)
+    if doubt is not None and doubt.amin().item() < 0:
+        return _careful_skew_kl(job, weight, exact=True)
+    s = torch.expm1(torch.neg(log_m_p, out=r), out=r)
+    if compared.apart is not None:
+        values = values + (1 - weight) * compared.apart.q_mass
+        s.masked_fill_(compared.apart.q > 0, -1.0)
+    _skew_gradients(job, weight, p, q, log_m_p, s, scratch)
+    return values.squeeze(-1).clamp_(min=0)
+
+
+def _skew_gradients(
+    job: Job, weight: float, p: Tensor, q: Tensor, log_m_p: Tensor, s: Tensor, scratch: Tensor
+) -> None:
+    to_p, to_q = job.gradients
+    if to_p is not None:
+        log_m_p.add_(s, alpha=weight)
+        mean = expectation(p, log_m_p, scratch)
+        torch.mul(log_m_p.sub_(mean), p, out=to_p).mul_(-job.factor)
+    if to_q is not None:
+        mean = expectation(q, s, scratch)
+        torch.mul(s.sub_(mean), q, out=to_q).mul_((weight - 1) * job.factor)
