@@ -18,9 +18,11 @@ CHOICES = {  # not functions of distributions, samples or amounts
     *"Critic MINEState KLEstimate TermSummary KLDecomposition FDivergence Reduction Unit".split(),
 }
 OBJECTS = {"kl_divergence", "reparameterized_kl"}  # functions of torch.distributions
-ONCE = {"kl_knn", "sinkhorn_divergence", "wasserstein_1d", "chunked_kl", "chunked_js"} | {"chunked_skew_kl"} | {
-    *"fused_linear_kl fused_linear_js fused_linear_skew_kl".split()
-}
+ONCE = (
+    {"kl_knn", "sinkhorn_divergence", "wasserstein_1d", "chunked_kl", "chunked_js"}
+    | {"chunked_skew_kl"}
+    | {*"fused_linear_kl fused_linear_js fused_linear_skew_kl".split()}
+)
 MATRICES = {name for name in kl.__all__ if name.endswith("mvn") or name == "kl_mvn_from_scale_tril"}
 
 

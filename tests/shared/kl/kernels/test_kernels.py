@@ -27,11 +27,7 @@ FUNCTIONS = {
         js_formula(0.9),
         pair_from_logits,
     ),
-    "skew": (
-        K.skew_kl_from_logits,
-        lambda pair: formulas.skew_kl(pair, 0.1),
-        pair_from_logits,
-    ),
+    "skew": (K.skew_kl_from_logits, lambda pair: formulas.skew_kl(pair, 0.1), pair_from_logits),
     "skew of 0.7": (
         lambda p, q, **options: K.skew_kl_from_logits(p, q, 0.7, **options),
         lambda pair: formulas.skew_kl(pair, 0.7),
@@ -103,8 +99,10 @@ def logits(shape, scale, gap, dtype=torch.float32, seed=0):
 @pytest.mark.parametrize("gap", [3.0, 1.0, 0.3, 0.1, 0.01, 1e-4])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_float32_is_right_to_rounding_at_every_distance(name, gap, shape):
+    least = 1e-7 if "skew" in name else 0.0  # its gradient is a difference from a mean
     for scale in (1.0, 6.0):
-        agree(name, *logits(SHAPES[shape], scale, gap), rtol=2e-6, of_gradient=1e-5)
+        pair = logits(SHAPES[shape], scale, gap)
+        agree(name, *pair, rtol=3e-6, of_gradient=1e-5, least=least)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -112,7 +110,7 @@ def test_float32_is_right_to_rounding_at_every_distance(name, gap, shape):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_float64_is_right_to_rounding_at_every_distance(name, gap, shape):
     pair = logits(SHAPES[shape], 3.0, gap, torch.float64)
-    agree(name, *pair, rtol=2e-11, of_gradient=1e-11)
+    agree(name, *pair, rtol=2e-11, of_gradient=1e-11, least=1e-15)
 
 
 @pytest.mark.parametrize("shape", ["few", "many"])
@@ -157,7 +155,7 @@ def exclude(p, q, case):
 def test_excluded_categories(name, shape, case):
     for gap in (1.0, 1e-3):
         p, q = exclude(*logits(SHAPES[shape], 2.0, gap), case)
-        agree(name, p, q, rtol=2e-6, of_gradient=5e-6, least=3e-7)
+        agree(name, p, q, rtol=3e-6, of_gradient=5e-6, least=3e-7)
 
 
 @pytest.mark.parametrize("shape", ["few", "many"])
