@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared.kl import js_from_logits, kl_from_logits, kl_from_probs
+from shared.kl import js_from_logits, kl_from_logits, skew_kl_from_logits
 
 Objective = Literal["forward", "reverse", "js", "skew", "decoupled"]
 
@@ -36,8 +36,9 @@ def js(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
 
 def skew(teacher: Tensor, student: Tensor, temperature: float, share: float) -> Tensor:
     """KL(teacher || share teacher + (1 - share) student), [batch]; Ko et al. 2024, eq. 3."""
-    p, q = (torch.softmax(logits / temperature, -1) for logits in (teacher, student))
-    return kl_from_probs(p, share * p + (1 - share) * q)
+    if share == 0:
+        return forward(teacher, student, temperature)
+    return skew_kl_from_logits(teacher, student, share, temperature=temperature)
 
 
 def decoupled(

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from shared.errors import UserError
 from shared.kl import chunked_kl, entropy_from_logits
-from shared.language_models.causal import LanguageModel
+from shared.language_models.causal import LanguageModel, OutputHead
 
 ROWS = 64  # states whose logits are in memory at once: enough for a matrix product
 LINEAR = (nn.Linear, Conv1D)  # GPT-2 has the latter
@@ -98,17 +98,17 @@ class Policy(nn.Module):
 
     def forward(
         self, tokens: Tensor, attention: Tensor, prompt: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """States [n, time, width] before every token of the completions, output weights
-        [vocabulary, width], values [n, time].
+    ) -> tuple[Tensor, OutputHead, Tensor]:
+        """States [n, time, width] before every token of the completions, the output head, values
+        [n, time].
 
         Args:
             tokens, attention: [n, prompt + time]; prompts padded on the left.
             prompt: length of the padded prompts.
         """
-        hidden, weight = self.lm(tokens, attention)
+        hidden, head = self.lm(tokens, attention)
         states = hidden[:, prompt - 1 : -1]
-        return states, weight, self.values(states, tokens, attention)
+        return states, head, self.values(states, tokens, attention)
 
     def values(self, states: Tensor, tokens: Tensor, attention: Tensor) -> Tensor:
         """Values of the policy's states [n, time, width] before the last tokens: [n, time]."""
@@ -135,9 +135,9 @@ class Policy(nn.Module):
                 yield self.lm
 
     @property
-    def reference_weight(self) -> Tensor:
-        """The reference's output weights [vocabulary, width]; an adapter leaves them alone."""
-        return (_as_trunk(self.frozen) if self.frozen is not None else self.lm).weight
+    def reference_head(self) -> OutputHead:
+        """The reference's output head; an adapter leaves it alone."""
+        return (_as_trunk(self.frozen) if self.frozen is not None else self.lm).output
 
     def save_memory(self) -> None:
         """Keep no activations inside the layers; they are computed again in the backward pass."""
@@ -170,21 +170,25 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def once_in_autocast(weight: Tensor, states: Tensor) -> Tensor:
-    """The weight in the type in which its product with the states is computed."""
-    device = weight.device.type
+def once_in_autocast(head: OutputHead, states: Tensor) -> OutputHead:
+    """The head in the type in which its product with the states is computed."""
+    device = states.device.type
     autocast = torch.is_autocast_enabled(device)
-    return weight.to(torch.get_autocast_dtype(device) if autocast else states.dtype)
+    return head.to(torch.get_autocast_dtype(device) if autocast else states.dtype)
 
 
-def logits_of(states: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """[..., width] and [vocabulary, width] -> [..., vocabulary] of the sampled distribution."""
-    if temperature != 1:  # the states are far smaller than the logits
+def logits_of(states: Tensor, head: OutputHead, temperature: float) -> Tensor:
+    """[..., width] -> [..., vocabulary] of the sampled distribution."""
+    head = once_in_autocast(head, states)
+    plain = head.bias is None and head.soft_cap is None
+    if temperature != 1 and plain:  # the states are far smaller than the logits
         states = states / temperature
     # One product of all rows: torch would make one for each row of a batch.
-    logits = states.flatten(0, -2) @ once_in_autocast(weight, states).T
+    logits = head.logits(states.flatten(0, -2).to(head.weight.dtype))
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return wide.view(*states.shape[:-1], len(weight))
+    if temperature != 1 and not plain:
+        wide = wide / temperature
+    return wide.view(*states.shape[:-1], len(head.weight))
 
 
 def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -195,9 +199,9 @@ def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
 @torch.no_grad()
 def compare(
     states: Tensor,
-    weight: Tensor,
+    head: OutputHead,
     reference_states: Tensor,
-    reference_weight: Tensor,
+    reference_head: OutputHead,
     tokens: Tensor,
     temperature: float,
 ) -> tuple[Tensor, ...]:
@@ -205,20 +209,20 @@ def compare(
 
     Args:
         states, reference_states: [n, width] of policy and reference.
-        weight, reference_weight: [vocabulary, width].
+        head, reference_head: what makes logits of them.
         tokens: [n] tokens that were sampled there.
 
     Returns:
         log-probability of each token under the policy and under the reference, exact
         KL(policy || reference), entropy of the policy: [n] each, in nats.
     """
-    weight, reference_weight = (
-        once_in_autocast(w, x) for w, x in ((weight, states), (reference_weight, reference_states))
+    head, reference_head = (
+        once_in_autocast(h, x) for h, x in ((head, states), (reference_head, reference_states))
     )
     parts = []
     for rows in torch.arange(len(tokens), device=tokens.device).split(ROWS):
-        logits = logits_of(states[rows], weight, temperature)
-        reference = logits_of(reference_states[rows], reference_weight, temperature)
+        logits = logits_of(states[rows], head, temperature)
+        reference = logits_of(reference_states[rows], reference_head, temperature)
         parts.append(
             (
                 log_probs(logits, tokens[rows]),

@@ -96,8 +96,8 @@ def loss_terms(
 ) -> LossTerms:
     """The loss of the tokens of a micro-batch at which ``mask`` [n, time] is True."""
     completions = part.completions
-    states, weight, value = model(completions.tokens, completions.attention, completions.prompt)
-    logits = logits_of(states[mask], weight, config.temperature)
+    states, head, value = model(completions.tokens, completions.attention, completions.prompt)
+    logits = logits_of(states[mask], head, config.temperature)
     log_prob, old = log_probs(logits, completions.sampled[mask]), part.log_prob[mask]
     policy_loss, clipped = policy_terms(log_prob, old, part.advantage[mask], config.clip)
     value_loss = value_terms(
@@ -105,8 +105,8 @@ def loss_terms(
     )
     loss = policy_loss + value_loss  # of different parameters
     if config.kl == "rb":
-        reference_states, reference_weight = part.reference_states[mask], policy.reference_weight
-        reference = logits_of(reference_states, reference_weight, config.temperature)
+        reference_states = part.reference_states[mask]
+        reference = logits_of(reference_states, policy.reference_head, config.temperature)
         loss = loss + kl_weight * chunked_kl(logits, reference)
     with torch.no_grad():
         kl_old_new = log_ratio_estimator(old, log_prob, "k3")

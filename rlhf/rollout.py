@@ -137,18 +137,18 @@ def score_tokens(
     parts = []
     rows = own_rows(torch.arange(len(completions.tokens)))
     for part in map(completions.at, rows.split(micro_batch)):
-        states, weight = part.states, policy.lm.weight
+        states, head = part.states, policy.lm.output
         if states is None:
-            states, weight, value = policy(part.tokens, part.attention, part.prompt)
+            states, head, value = policy(part.tokens, part.attention, part.prompt)
         else:
             value = policy.values(states, part.tokens, part.attention)
         reference = policy.reference(part.tokens, part.attention, part.prompt)
         mask = part.mask
         compared = compare(
             states[mask],
-            weight,
+            head,
             reference[mask],
-            policy.reference_weight,
+            policy.reference_head,
             part.sampled[mask],
             temperature,
         )

@@ -103,8 +103,8 @@ def cost(model: LanguageModel, prompts: Tensor, new: int = 16) -> dict[str, Any]
     with torch.no_grad():
         model(prompts[:1])
         started = clock()
-        hidden, weight = model(prompts)
-        LazyLogits(hidden[:, -1], weight).logits()
+        hidden, head = model(prompts)
+        head.logits(hidden[:, -1])
         read = clock()
         model.complete(prompts, uniforms)
         written = clock()

@@ -1,6 +1,6 @@
 """The losses of the student, in nats summed over the predictions that count: pure functions.
 
-Hidden states come in as [positions, width] with the output weights [vocabulary, width]; logits
+Hidden states come in as [positions, width] with the output head of their model; logits
 [positions, vocabulary] are computed from them here, of all positions or of a few at a time.
 """
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from distillation import objective as soft
-from shared.kl import fused_linear_js, fused_linear_kl, kl_topk
+from shared.kl import fused_linear_js, fused_linear_kl, fused_linear_skew_kl, kl_topk
+from shared.language_models.causal import OutputHead
 
 Objective = Literal["forward", "reverse", "js", "skew", "ce"]
 Logits = Literal["chunked", "full", "topk"]
@@ -21,19 +22,19 @@ POSITIONS = 128  # their logits are in memory at once
 
 
 class LazyLogits(NamedTuple):
-    """Logits not computed yet: hidden [..., width] @ weight.T, weight [vocabulary, width]."""
+    """Logits not computed yet: of hidden states [..., width], by the head of their model."""
 
     hidden: Tensor
-    weight: Tensor
+    head: OutputHead
 
     def at(self, rows: Tensor | slice | int) -> "LazyLogits":
-        return LazyLogits(self.hidden[rows], self.weight)
+        return LazyLogits(self.hidden[rows], self.head)
 
     def to(self, dtype: torch.dtype) -> "LazyLogits":
-        return LazyLogits(self.hidden.to(dtype), self.weight.to(dtype))
+        return LazyLogits(self.hidden.to(dtype), self.head.to(dtype))
 
     def logits(self) -> Tensor:
-        return (self.hidden @ self.weight.T.to(self.hidden.dtype)).float()
+        return self.head.logits(self.hidden).float()
 
 
 class TopK(NamedTuple):
@@ -75,17 +76,33 @@ def chunked(
     """The same in little memory: logits exist for a few positions at a time."""
     match objective:
         case "forward":
-            return fused_linear_kl(*teacher, *student, temperature=temperature, reduction="sum")
+            return _fused(fused_linear_kl, teacher, student, temperature)
         case "reverse":
-            return fused_linear_kl(*student, *teacher, temperature=temperature, reduction="sum")
+            return _fused(fused_linear_kl, student, teacher, temperature)
         case "js":
-            return fused_linear_js(*teacher, *student, temperature=temperature, reduction="sum")
+            return _fused(fused_linear_js, teacher, student, temperature)
         case _:
+            if skew == 0:
+                return _fused(fused_linear_kl, teacher, student, temperature)
+            return _fused(fused_linear_skew_kl, teacher, student, temperature, weight=skew)
 
-            def few(rows: slice) -> Tensor:
-                return full(objective, teacher.at(rows), student.at(rows), temperature, skew)
 
-            return _in_chunks(few, len(student.hidden))
+def _fused(
+    fused: Callable[..., Tensor], p: LazyLogits, q: LazyLogits, temperature: float, **options: float
+) -> Tensor:
+    return fused(
+        p.hidden,
+        p.head.weight,
+        q.hidden,
+        q.head.weight,
+        p_bias=p.head.bias,
+        q_bias=q.head.bias,
+        p_soft_cap=p.head.soft_cap,
+        q_soft_cap=q.head.soft_cap,
+        temperature=temperature,
+        reduction="sum",
+        **options,
+    )
 
 
 def cross_entropy(student: LazyLogits, tokens: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def predict_all(
     if topk:
         log_p, largest = (torch.cat(column) for column in zip(*parts, strict=True))
         return TopK(log_p, largest.int())
-    return LazyLogits(torch.cat([part[0] for part in parts]), teacher.weight)
+    return LazyLogits(torch.cat([part[0] for part in parts]), teacher.output)
 
 
 def write_texts(
@@ -210,13 +210,13 @@ def _stored_predictions(data: TeacherData, run: Run) -> LazyLogits | TopK:
         run.say(f"the teacher reads {tokens.numel():,} tokens ...")
         with data.accelerator.autocast():
             predictions = predict_all(data.teacher, tokens, data.topk, config.temperature)
-        return {n: x for n, x in predictions._asdict().items() if n != "weight"}
+        return {n: x for n, x in predictions._asdict().items() if n != "head"}
 
     path = Path(config.teacher_cache)
     run.on_main(lambda: stored(path, "--teacher-cache", expected, make) and None)
     table = stored(path, "--teacher-cache", expected, make)
     table = {name: tensor.to(tokens.device) for name, tensor in table.items()}
-    return TopK(**table) if data.topk else LazyLogits(table["hidden"], data.teacher.weight)
+    return TopK(**table) if data.topk else LazyLogits(table["hidden"], data.teacher.output)
 
 
 def _fingerprint(about: dict[str, Any], teacher: LanguageModel, tokens: Tensor) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from transformers.utils import logging
 
 from shared.data.smollm2 import fetch_smollm2
 from shared.errors import UserError, first_line
+from shared.kl import soft_capped
 
 logging.disable_progress_bar()  # of loading weights
 constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers report what is trained to the Hub
@@ -64,33 +65,56 @@ def load_causal(
     return model, tokenizer
 
 
+class OutputHead(NamedTuple):
+    """The last layer: logits = hidden @ weight.T + bias, and c tanh(logits / c) of a soft cap c."""
+
+    weight: Tensor
+    """[vocabulary, width]."""
+    bias: Tensor | None = None
+    """[vocabulary]."""
+    soft_cap: float | None = None
+
+    def to(self, dtype: torch.dtype) -> "OutputHead":
+        """The same in another type."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return OutputHead(self.weight.to(dtype), bias, self.soft_cap)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., width] -> [..., vocabulary], in the type of ``hidden``."""
+        logits = F.linear(hidden, *self.to(hidden.dtype)[:2])
+        return logits if self.soft_cap is None else soft_capped(logits, self.soft_cap)
+
+
 @torch.no_grad()
 def logit_scale(model: Any) -> float:
-    """The factor c of a model whose logits are c hidden @ weight.T, found by a forward pass.
+    """The factor c of a model whose logits are those of c hidden, found by a forward pass.
 
     1 for most; Granite, Cohere and Falcon-H1 have another. Kept with the model.
 
     Raises:
-        UserError: its logits are not of this form: a bias, a soft cap, or something unknown.
+        UserError: its logits are not those of its output weights, bias and soft cap.
     """
     if (known := getattr(model, "_logit_scale", None)) is not None:
         return float(known)
-    kind, head = model.config.model_type, model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or getattr(head, "bias", None) is not None:
+    kind, layer = model.config.model_type, model.get_output_embeddings()
+    if not isinstance(layer, nn.Linear):
         raise UserError(f"{kind}: output weights of an unknown kind")
-    if getattr(model.config, "final_logit_softcapping", None):
-        raise UserError(f"{kind}: its logits have a soft cap, which no loss here knows")
-    training, device = model.training, head.weight.device
-    tokens = torch.arange(min(8, head.weight.shape[0]), device=device)[None]
+    cap = _soft_cap(model)
+    training, device = model.training, layer.weight.device
+    tokens = torch.arange(min(8, layer.weight.shape[0]), device=device)[None]
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "use_cache": False}
     model.eval()
     with torch.autocast(device.type, enabled=False):
         logits = model(**inputs).logits.double()
         hidden = model.base_model(**inputs).last_hidden_state
-        products = F.linear(hidden, head.weight).double()
+        products = F.linear(hidden, layer.weight).double()
     model.train(training)
-    scale = ((logits * products).sum() / products.square().sum()).item()
-    difference = (logits - scale * products).abs().max().item()
+    linear = logits if cap is None else cap * torch.atanh(logits / cap)
+    if layer.bias is not None:
+        linear = linear - layer.bias.double()
+    scale = ((linear * products).sum() / products.square().sum()).item()
+    head = OutputHead(layer.weight.double(), layer.bias, cap)
+    difference = (logits - head.logits(scale * hidden.double())).abs().max().item()
     if not difference <= 1e-4 * logits.abs().max().item():
         raise UserError(
             f"{kind}: its logits are not a multiple of hidden states times output weights (they "
@@ -100,8 +124,13 @@ def logit_scale(model: Any) -> float:
     return float(model._logit_scale)
 
 
+def _soft_cap(model: Any) -> float | None:
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return float(cap) if cap else None
+
+
 class LanguageModel(nn.Module):
-    """A transformers model that leaves its logits to the caller: logits = hidden @ weight.T.
+    """A transformers model that leaves its logits to the caller, who has hidden states and a head.
 
     It holds every tensor once, also where the output weights are the embeddings. Hidden states are
     multiplied by the model's own factor of the logits.
@@ -112,12 +141,12 @@ class LanguageModel(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.scale = logit_scale(model)
+        self.scale, self.soft_cap = logit_scale(model), _soft_cap(model)
         head = model.get_output_embeddings()
         self.config: PreTrainedConfig = model.config
         self._no_split_modules = list(model._no_split_modules or [])  # what FSDP shards one by one
         self.trunk: Any = model.base_model
-        tied = head.weight is self.trunk.get_input_embeddings().weight
+        tied = head.weight is self.trunk.get_input_embeddings().weight and head.bias is None
         self.head: nn.Linear | None = None if tied else head
 
     @property
@@ -127,12 +156,18 @@ class LanguageModel(nn.Module):
         return layer.weight
 
     @property
+    def output(self) -> OutputHead:
+        """What makes logits of hidden states."""
+        bias = None if self.head is None else self.head.bias
+        return OutputHead(self.weight, bias, self.soft_cap)
+
+    @property
     def vocabulary(self) -> int:
         """Number of tokens that the model can predict."""
         return self.weight.shape[0]
 
-    def forward(self, tokens: Tensor, attention: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """tokens [n, length] -> hidden states [n, length, width], weight [vocabulary, width].
+    def forward(self, tokens: Tensor, attention: Tensor | None = None) -> tuple[Tensor, OutputHead]:
+        """tokens [n, length] -> hidden states [n, length, width], and the head.
 
         Without ``attention``, padding must be at the end, where earlier positions of a causal model
         do not see it. ``attention`` [n, length] is False at padding anywhere; positions then count
@@ -141,7 +176,7 @@ class LanguageModel(nn.Module):
         arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
         if attention is not None:
             arguments |= {"attention_mask": attention.long(), "position_ids": positions(attention)}
-        return self._scaled(self.trunk(**arguments).last_hidden_state), self.weight
+        return self._scaled(self.trunk(**arguments).last_hidden_state), self.output
 
     def _scaled(self, hidden: Tensor) -> Tensor:
         return hidden if self.scale == 1 else hidden * self.scale
@@ -185,7 +220,7 @@ class LanguageModel(nn.Module):
         ended = tokens.new_zeros(n, dtype=torch.bool)
         cache, start = DynamicCache(config=self.config), 0
         with computing_type_once(self.trunk, tokens.device) as dtype:
-            weight = self.weight.T.to(dtype or self.weight.dtype)
+            head = self.output.to(dtype or self.weight.dtype)
             training = self.trunk.training
             self.trunk.eval()  # in training mode layers that recompute would drop the cache
             for end, uniform in enumerate(uniforms.T, p):
@@ -198,7 +233,7 @@ class LanguageModel(nn.Module):
                 )
                 hidden = self._scaled(out.last_hidden_state[:, -1])
                 states[:, end - p] = hidden
-                logits = hidden.to(weight.dtype) @ weight
+                logits = head.logits(hidden.to(head.weight.dtype))
                 cumulated = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
                 target = uniform[:, None].to(cumulated) * cumulated[:, -1:]
                 token = torch.searchsorted(cumulated, target, right=True)

@@ -292,8 +292,8 @@ def test_the_end_of_a_completion_is_trained() -> None:
 @torch.no_grad()
 def _log_prob_of_the_end(policy: Policy, batch: ppo.Batch) -> Tensor:
     completions = batch.completions
-    states, weight, _ = policy(completions.tokens, completions.attention, completions.prompt)
-    return ppo.log_probs(ppo.logits_of(states, weight, 1.0), completions.sampled)
+    states, head, _ = policy(completions.tokens, completions.attention, completions.prompt)
+    return ppo.log_probs(ppo.logits_of(states, head, 1.0), completions.sampled)
 
 
 def test_gradients_are_clipped_and_a_wrong_ratio_is_a_bug() -> None:

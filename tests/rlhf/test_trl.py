@@ -201,8 +201,8 @@ def test_dpo_reaches_its_optimum(trained: Callable[..., Path], tmp_path: Path) -
     def table(lm: Any) -> torch.Tensor:
         """Distribution over the completions, each with its end-of-text."""
         tokens = torch.tensor([tokenizer(prompt + text + "<end>")["input_ids"] for text in k])
-        hidden, weight = lm(tokens)
-        log_probs = (hidden @ weight.T).double().log_softmax(-1)[:, :-1]
+        hidden, head = lm(tokens)
+        log_probs = (head.logits(hidden)).double().log_softmax(-1)[:, :-1]
         whole = log_probs.gather(-1, tokens[:, 1:, None]).sum((1, 2))
         return whole.softmax(0)
 

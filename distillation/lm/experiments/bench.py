@@ -18,6 +18,7 @@ from distillation.lm.objective import LazyLogits, chunked
 from shared import cli
 from shared.config import Count
 from shared.experiments import bench
+from shared.language_models.causal import OutputHead
 
 PROGRAM = "distillation.lm.experiments.bench"
 METHODS = {  # in the order of a round
@@ -47,9 +48,10 @@ def heads(positions: int, vocabulary: int, width: int) -> tuple[LazyLogits, Lazy
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=rng)
 
-    teacher = LazyLogits(normal(positions, width), normal(vocabulary, width).mul_(3 / width**0.5))
-    hidden = teacher.hidden + 0.3 * normal(positions, width)
-    return teacher, LazyLogits(hidden.requires_grad_(), teacher.weight.clone().requires_grad_())
+    states, weight = normal(positions, width), normal(vocabulary, width).mul_(3 / width**0.5)
+    hidden = (states + 0.3 * normal(positions, width)).requires_grad_()
+    student = LazyLogits(hidden, OutputHead(weight.clone().requires_grad_()))
+    return LazyLogits(states, OutputHead(weight)), student
 
 
 def loss(method: str, teacher: LazyLogits, student: LazyLogits) -> Tensor:
@@ -58,8 +60,8 @@ def loss(method: str, teacher: LazyLogits, student: LazyLogits) -> Tensor:
     match method:
         case "naive":
             with torch.no_grad():
-                p = F.linear(*teacher)
-            q = F.linear(*student)
+                p = teacher.logits()
+            q = student.logits()
             return F.kl_div(
                 q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="batchmean"
             )
@@ -69,7 +71,13 @@ def loss(method: str, teacher: LazyLogits, student: LazyLogits) -> Tensor:
             from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
             values, _ = ChunkedDivergenceFunction.apply(
-                student.hidden, student.weight, None, teacher.hidden, teacher.weight, None, 0.0
+                student.hidden,
+                student.head.weight,
+                None,
+                teacher.hidden,
+                teacher.head.weight,
+                None,
+                0.0,
             )
             return values.sum() / n
 
@@ -86,7 +94,8 @@ def measure(method: str, vocabulary: int, positions: int, width: int) -> bench.F
         values.append(value.item())
 
     seconds, peak = bench.measured(step)
-    gradients = sum(4.0 * tensor.numel() for tensor in student)  # kept, whatever the method
+    tensors = (student.hidden, student.head.weight)
+    gradients = sum(4.0 * tensor.numel() for tensor in tensors)  # kept, whatever the method
     return {"seconds": seconds, "extra_bytes": max(0.0, peak - gradients), "value": values[0]}
 
 

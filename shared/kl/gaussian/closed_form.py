@@ -48,7 +48,8 @@ class _ClosedForm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[2:]
-        inputs, derivatives = ctx.saved_tensors[: len(needed)], ctx.saved_tensors[len(needed) :]
+        saved = ctx.saved_tensors  # once: activation checkpointing unpacks them once
+        inputs, derivatives = saved[: len(needed)], saved[len(needed) :]
         if torch.is_grad_enabled():  # to be differentiated again
             leaves = [tensor for tensor, wanted in zip(inputs, needed, strict=True) if wanted]
             value = ctx.plain(*inputs)

@@ -55,7 +55,9 @@ class _Rows(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(*inputs)
         ctx.of = divergence, formula, rows, weight
-        values, ctx.gradients = _compute(ctx, inputs)
+        keep = not _saves_elsewhere()
+        values, gradients = _compute(ctx, inputs, ctx.needs_input_grad[4:] if keep else ())
+        ctx.gradients = gradients if keep else None
         return values if weight is None else values.sum() * weight
 
     @staticmethod
@@ -64,8 +66,8 @@ class _Rows(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, None, None, None, *_differentiable(ctx, inputs, upstream)
         gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:  # a second backward through the same graph
-            _, gradients = _compute(ctx, inputs)
+        if gradients is None:  # activation checkpointing, or a second backward
+            _, gradients = _compute(ctx, inputs, ctx.needs_input_grad[4:])
         if upstream.is_cuda or not bool((upstream == 1).all()):
             for gradient in gradients:
                 if gradient is not None:
@@ -73,9 +75,18 @@ class _Rows(torch.autograd.Function):
         return None, None, None, None, *gradients
 
 
-def _compute(ctx: Any, inputs: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor | None]]:
+def _saves_elsewhere() -> bool:
+    """Whether hooks decide where tensors are saved: those of activation checkpointing save none."""
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return hooks is not None and hooks(False) is not None
+
+
+def _compute(
+    ctx: Any, inputs: Sequence[Tensor], needed: Sequence[bool]
+) -> tuple[Tensor, Sequence[Tensor | None]]:
+    """Values, and the gradients to the inputs that need one."""
     divergence, formula, rows, weight = ctx.of
-    needed = ctx.needs_input_grad[4:]
+    needed = needed or [False] * len(inputs)
     a, weight = inputs[0], 1.0 if weight is None else weight
     if rows is None and a.dtype == torch.float32 and a.numel() <= _FEW_ELEMENTS:
         values, targets = _compute_few(divergence, inputs, needed, weight)

@@ -20,7 +20,7 @@ def test_distance_position_by_position() -> None:
     rows = []
     for text in documents:
         tokens = torch.tensor([words(text)["input_ids"]])
-        logits = [hidden @ weight.T for hidden, weight in (teacher(tokens), student(tokens))]
+        logits = [head.logits(hidden) for hidden, head in (teacher(tokens), student(tokens))]
         log_p, log_q = (one[0, :-1].double().log_softmax(-1) for one in logits)
         right = tokens[0, 1:, None]
         rows.append(

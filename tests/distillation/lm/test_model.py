@@ -25,8 +25,8 @@ TOKENS = torch.arange(3, 33).reshape(3, 10)
 @pytest.mark.parametrize("tied", [True, False])
 def test_logits_are_those_of_transformers(tied: bool) -> None:
     whole = tiny.llama(tied=tied)
-    hidden, weight = LanguageModel(whole)(TOKENS)
-    assert torch.allclose(hidden @ weight.T, whole(TOKENS).logits, atol=1e-5)
+    hidden, head = LanguageModel(whole)(TOKENS)
+    assert torch.allclose(head.logits(hidden), whole(TOKENS).logits, atol=1e-5)
     names = [name for name, _ in LanguageModel(whole).state_dict().items() if "weight" in name]
     assert len([n for n in names if "embed" in n or "head" in n]) == (1 if tied else 2)
 
@@ -36,9 +36,9 @@ def test_back_to_transformers(tied: bool, tmp_path: Path) -> None:
     student = keep_layers(tiny.model(layers=3, tied=tied), [0, 2])
     student.to_transformers().save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    hidden, weight = student(TOKENS)
+    hidden, head = student(TOKENS)
     assert again.config.num_hidden_layers == 2
-    assert torch.allclose(again(TOKENS).logits, hidden @ weight.T, atol=1e-5)
+    assert torch.allclose(again(TOKENS).logits, head.logits(hidden), atol=1e-5)
 
 
 def test_layers() -> None:
@@ -82,8 +82,8 @@ def test_complete_samples_the_models_own_distribution() -> None:
     prompts = torch.tensor([[5, 6, 7]]).expand(n, 3)
     written = model.complete(prompts, torch.rand(n, 1))
     assert torch.equal(written[:, :3], prompts)
-    hidden, weight = model(prompts[:1])
-    p = torch.softmax((hidden[0, -1] @ weight.T), -1)
+    hidden, head = model(prompts[:1])
+    p = torch.softmax((head.logits(hidden[0, -1])), -1)
     found = torch.bincount(written[:, 3], minlength=len(p)) / n
     assert ((found - p).abs() < 4.5 * (p * (1 - p) / n).sqrt() + 1e-9).all()
 
@@ -94,8 +94,8 @@ def test_complete_with_a_cache_is_complete_without() -> None:
     tokens = TOKENS[:1, :4].expand(4, 4)
     written = model.sample(tokens, uniforms, temperature=0.7)[0]
     for uniform in uniforms.T:
-        hidden, weight = model(tokens)
-        cumulated = torch.softmax((hidden[:, -1] @ weight.T).double() / 0.7, -1).cumsum(-1)
+        hidden, head = model(tokens)
+        cumulated = torch.softmax(head.logits(hidden[:, -1]).double() / 0.7, -1).cumsum(-1)
         tokens = torch.cat([tokens, (cumulated <= uniform[:, None]).sum(-1, keepdim=True)], 1)
     assert torch.equal(written, tokens)
 

@@ -10,6 +10,7 @@ from distillation.lm.config import Config
 from distillation.lm.data import Blocks
 from distillation.lm.objective import POSITIONS, LazyLogits, Objective, TopK, chunked, full, topk
 from distillation.lm.train import loss_sum
+from shared.language_models.causal import OutputHead
 
 N, WIDTH, V = 2 * POSITIONS + 7, 12, 50
 DIVERGENCES: tuple[Objective, ...] = ("forward", "reverse", "js", "skew")
@@ -17,9 +18,15 @@ DIVERGENCES: tuple[Objective, ...] = ("forward", "reverse", "js", "skew")
 
 def heads(seed: int = 0) -> tuple[LazyLogits, LazyLogits]:
     torch.manual_seed(seed)
-    teacher = LazyLogits(torch.randn(N, WIDTH), torch.randn(V, WIDTH))
-    student = LazyLogits(torch.randn(N, WIDTH), torch.randn(V, WIDTH) * 0.5)
-    return teacher, LazyLogits(student.hidden.requires_grad_(), student.weight.requires_grad_())
+    teacher = LazyLogits(torch.randn(N, WIDTH), OutputHead(torch.randn(V, WIDTH)))
+    student = LazyLogits(torch.randn(N, WIDTH), OutputHead(torch.randn(V, WIDTH) * 0.5))
+    student.hidden.requires_grad_()
+    student.head.weight.requires_grad_()
+    return teacher, student
+
+
+def leaves(student: LazyLogits) -> list[Tensor]:
+    return [student.hidden, student.head.weight]
 
 
 def definition(
@@ -27,7 +34,7 @@ def definition(
 ) -> Tensor:
     """From torch's own functions, in float64."""
     p, q = (
-        torch.softmax(head.hidden.double() @ head.weight.double().T / t, -1)
+        torch.softmax(head.hidden.double() @ head.head.weight.double().T / t, -1)
         for head in (teacher, student)
     )
 
@@ -49,9 +56,9 @@ def definition(
 def test_values_and_gradients(name: Objective, temperature: float, compute: object) -> None:
     teacher, student = heads()
     expected = definition(name, teacher, student, temperature, 0.1)
-    wanted = torch.autograd.grad(expected, student)
+    wanted = torch.autograd.grad(expected, leaves(student))
     value = compute(name, teacher, student, temperature, 0.1)  # type: ignore[operator]
-    found = torch.autograd.grad(value, student)
+    found = torch.autograd.grad(value, leaves(student))
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
     for ours, theirs in zip(found, wanted, strict=True):
         assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
@@ -62,26 +69,36 @@ def test_chunked_equals_full_per_position() -> None:
     for name in DIVERGENCES:
         a, b = (f(name, teacher, student, 1.0, 0.1) / N for f in (full, chunked))
         assert abs(a - b) < 1e-5
-        pairs = zip(torch.autograd.grad(a, student), torch.autograd.grad(b, student), strict=True)
+        pairs = zip(
+            torch.autograd.grad(a, leaves(student)),
+            torch.autograd.grad(b, leaves(student)),
+            strict=True,
+        )
         assert all((x - y).abs().max() < 1e-5 for x, y in pairs)
 
 
 def test_cross_entropy() -> None:
     _, student = heads()
     tokens = torch.randint(V, (N,))
-    expected = F.cross_entropy(student.hidden @ student.weight.T, tokens, reduction="sum")
+    expected = F.cross_entropy(student.hidden @ student.head.weight.T, tokens, reduction="sum")
     value = objective.cross_entropy(student, tokens)
     assert torch.allclose(value, expected, rtol=1e-6)
     pairs = zip(
-        torch.autograd.grad(value, student), torch.autograd.grad(expected, student), strict=True
+        torch.autograd.grad(value, leaves(student)),
+        torch.autograd.grad(expected, leaves(student)),
+        strict=True,
     )
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
 
 
 def test_the_first_argument_of_forward_is_the_teacher() -> None:
     """KL(teacher || student) is infinite where the student excludes what the teacher does."""
-    teacher = LazyLogits(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]]))
-    student = LazyLogits(torch.tensor([[40.0, 0.0]]), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    teacher = LazyLogits(
+        torch.tensor([[0.0, 0.0]]), OutputHead(torch.tensor([[0.0, 0.0], [0.0, 0.0]]))
+    )
+    student = LazyLogits(
+        torch.tensor([[40.0, 0.0]]), OutputHead(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    )
     assert chunked("forward", teacher, student, 1.0, 0.1) > 35
     assert chunked("reverse", teacher, student, 1.0, 0.1) < 0.7
 
@@ -107,9 +124,11 @@ def test_topk_with_rest_is_never_above_the_full_one(k: int) -> None:
 def test_gradients_keep_their_size_over_temperatures() -> None:
     """The purpose of the factor T^2 of the loss that is trained."""
     torch.manual_seed(0)
-    teacher = LazyLogits(torch.randn(1, N, WIDTH), torch.randn(V, WIDTH) * 0.01)  # small logits
+    teacher = LazyLogits(
+        torch.randn(1, N, WIDTH), OutputHead(torch.randn(V, WIDTH) * 0.01)
+    )  # small logits
     hidden = torch.randn(1, N, WIDTH, requires_grad=True)
-    student = LazyLogits(hidden, teacher.weight.flip(0))
+    student = LazyLogits(hidden, OutputHead(teacher.head.weight.flip(0)))
     blocks = Blocks(torch.zeros(1, N + 1).long(), torch.ones(1, N).bool(), torch.zeros(1))
     sizes = []
     for t in (1.0, 4.0, 16.0):

@@ -21,7 +21,7 @@ def test_hidden_states_of_all_blocks_are_those_of_each() -> None:
     assert isinstance(live, LazyLogits)
     assert isinstance(kept, LazyLogits)
     assert torch.allclose(live.hidden, kept.hidden, atol=1e-6)
-    assert kept.weight is live.weight
+    assert kept.head.weight is live.head.weight
 
 
 def test_the_largest_probabilities_of_all_blocks_are_those_of_each() -> None:
@@ -32,8 +32,8 @@ def test_the_largest_probabilities_of_all_blocks_are_those_of_each() -> None:
     assert isinstance(kept, TopK)
     assert torch.equal(live.tokens, kept.tokens)
     assert torch.allclose(live.log_p, kept.log_p, atol=1e-6)
-    hidden, weight = teacher(TOKENS[ROWS, :-1])
-    expected = torch.softmax(hidden @ weight.T / 2, -1).sort(-1, descending=True).values[..., :4]
+    hidden, head = teacher(TOKENS[ROWS, :-1])
+    expected = torch.softmax(head.logits(hidden) / 2, -1).sort(-1, descending=True).values[..., :4]
     assert torch.allclose(live.log_p.exp(), expected, atol=1e-6)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from distillation.lm.objective import LazyLogits, chunked, divergence
 from shared.errors import UserError
 from shared.language_models.causal import LanguageModel
 
@@ -36,6 +37,24 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], float]] = {
     "starcoder2": ("starcoder2", {}, 1.0),
     "gpt_neox": ("gpt_neox", {}, 1.0),
     "gpt2": ("gpt2", GPT, 1.0),
+    "gemma2": ("gemma2", {"head_dim": 8, "final_logit_softcapping": 2.0}, 1.0),
+    "gemma3_text": ("gemma3_text", {"head_dim": 8, "final_logit_softcapping": 3.0}, 1.0),
+    "phi": ("phi", {}, 1.0),
+    "gptj": ("gptj", GPT | {"rotary_dim": 4}, 1.0),
+    "falcon_h1": (
+        "falcon_h1",
+        {
+            "head_dim": 8,
+            "lm_head_multiplier": 0.4,
+            "embedding_multiplier": 3.0,
+            "mamba_d_ssm": 16,
+            "mamba_n_heads": 2,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+            "mamba_chunk_size": 8,
+        },
+        0.4,
+    ),
     "opt": ("opt", {"ffn_dim": 32, "word_embed_proj_dim": 16}, 1.0),
 }
 
@@ -54,19 +73,52 @@ def test_logits_and_gradients_are_the_models_own(
     lm = LanguageModel(model)
     assert lm.scale == pytest.approx(scale, rel=1e-5)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if (bias := model.get_output_embeddings().bias) is not None:
+        torch.nn.init.normal_(bias)  # transformers starts it at zero
+        lm = LanguageModel(model)
     own = model(tokens).logits
-    hidden, weight = lm(tokens)
-    torch.testing.assert_close(hidden @ weight.T, own, rtol=1e-5, atol=1e-5)
+    hidden, head = lm(tokens)
+    torch.testing.assert_close(head.logits(hidden), own, rtol=1e-5, atol=1e-5)
     direction = torch.randn_like(own)
     for found, expected in zip(
-        torch.autograd.grad((hidden @ weight.T * direction).sum(), parameters),
-        torch.autograd.grad((own * direction).sum(), parameters),
+        gradients((head.logits(hidden) * direction).sum(), parameters),
+        gradients((own * direction).sum(), parameters),
         strict=True,
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["granite", "cohere"])
+def gradients(value: torch.Tensor, parameters: list[torch.Tensor]) -> list[torch.Tensor]:
+    found = torch.autograd.grad(value, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+
+
+@pytest.mark.parametrize("objective", ["forward", "reverse", "js", "skew"])
+@pytest.mark.parametrize("kind", ["granite", "gemma2", "phi", "falcon_h1"])
+def test_fused_losses_are_those_of_the_models_own_logits(kind: str, objective: Any) -> None:
+    """KL of the student's own logits, value and gradient to every parameter."""
+    teacher, student = made("llama", {}).requires_grad_(False), made(*FAMILIES[kind][:2])
+    if student.get_output_embeddings().bias is not None:
+        torch.nn.init.normal_(student.get_output_embeddings().bias)
+    tokens = torch.randint(1, 64, (2, 7))
+    with torch.no_grad():
+        of_teacher, target = LazyLogits(*LanguageModel(teacher)(tokens)), teacher(tokens).logits
+    flat = [LazyLogits(x.hidden.flatten(0, 1), x.head) for x in (of_teacher,)]
+    of_student = LazyLogits(*LanguageModel(student)(tokens))
+    found = chunked(
+        objective, flat[0], LazyLogits(of_student.hidden.flatten(0, 1), of_student.head), 1.5, 0.2
+    )
+    logits = student(tokens).logits.flatten(0, 1)
+    expected = divergence(objective, target.flatten(0, 1), logits, 1.5, 0.2).sum()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    for one, other in zip(
+        gradients(found, parameters), gradients(expected, parameters), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["granite", "cohere", "gemma2", "phi"])
 def test_samples_are_of_the_models_own_distribution(kind: str) -> None:
     """At random numbers of 1/2 a token is the median of the model's own distribution."""
     model = made(*FAMILIES[kind][:2])
@@ -74,21 +126,8 @@ def test_samples_are_of_the_models_own_distribution(kind: str) -> None:
     probabilities = model(tokens).logits[0, 1:-1].softmax(-1)
     medians = (probabilities.cumsum(-1) < 0.5).sum(-1)
     assert tokens[0, 2:].tolist() == medians.tolist()
-    weight = model.get_output_embeddings().weight
-    torch.testing.assert_close((states[0] @ weight.T).softmax(-1), probabilities)
-
-
-@pytest.mark.parametrize(
-    ("kind", "changes", "message"),
-    [
-        ("gemma2", {"head_dim": 8}, "gemma2: its logits have a soft cap"),
-        ("phi", {}, "phi: output weights of an unknown kind"),
-        ("gptj", GPT | {"rotary_dim": 4}, "gptj: output weights of an unknown kind"),
-    ],
-)
-def test_other_logits_are_refused(kind: str, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        LanguageModel(made(kind, changes))
+    head = LanguageModel(model).output
+    torch.testing.assert_close(head.logits(states[0]).softmax(-1), probabilities)
 
 
 def test_a_model_that_differs_in_an_unknown_way_is_refused() -> None:
