@@ -1,5 +1,6 @@
 """Text as a list of documents: the Brown corpus, files of one's own, or a Hub data set."""
 
+import re
 from pathlib import Path
 
 from shared.data.brown import load_brown
@@ -10,29 +11,38 @@ def load_documents(source: str, root: Path) -> list[str]:
     """The documents of a source: at least one, none of them empty.
 
     Args:
-        source: ``brown``; a text file, whose documents are separated by blank lines; a folder,
-            where each ``*.txt`` is a document; or a Hub data set with a column ``text``.
+        source: ``brown``; a text file, whose documents are separated by blank lines, which may
+            hold spaces; a folder, where each ``*.txt`` (or ``.TXT``) is a document; or a Hub data
+            set with a column ``text``.
         root: folder of the data sets.
 
     Raises:
         UserError: no such source, no text in it, not UTF-8, or the Hub cannot be reached.
     """
     path = Path(source)
-    try:
-        if source == "brown":
-            documents = list(load_brown(root).values())
-        elif path.is_dir():
-            documents = [file.read_text() for file in sorted(path.glob("*.txt"))]
-        elif path.is_file():
-            documents = path.read_text().split("\n\n")
-        else:
-            documents = _from_hub(source)
-    except UnicodeDecodeError as error:
-        raise UserError(f"--text {source}: not UTF-8 text ({error.reason})") from error
+    if source == "brown":
+        documents = list(load_brown(root).values())
+    elif path.is_dir():
+        files = (file for file in sorted(path.iterdir()) if file.suffix.lower() == ".txt")
+        documents = [_read(file) for file in files if not file.name.startswith(".")]
+    elif path.is_file():
+        documents = re.split(r"\n\s*\n", _read(path))
+    else:
+        documents = _from_hub(source)
     documents = [text.strip() for text in documents if text.strip()]
     if not documents:
         raise UserError(f"--text {source}: holds no text")
     return documents
+
+
+def _read(file: Path) -> str:
+    """UTF-8, whatever the locale, without the mark with which some editors begin a file."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"--text {file}: not UTF-8 text ({error.reason})") from error
+    except OSError as error:
+        raise UserError(f"--text {file}: cannot be read ({error.strerror})") from error
 
 
 def _from_hub(name: str) -> list[str]:
