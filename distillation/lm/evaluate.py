@@ -1,6 +1,7 @@
 """Evaluate a student: ``python -m distillation.lm.evaluate [--model FOLDER] [--json FILE]``."""
 
 import json
+import math
 import resource
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distillation.lm.data import Blocks, split_documents, spread, text_blocks
 from distillation.lm.metrics import cost, distance
-from distillation.lm.model import check_vocabulary, load
+from distillation.lm.model import common_part, compare_vocabularies, load
 from shared import cli
 from shared.config import Count, CountOrZero, EvaluationOptions
 from shared.data.text import load_documents
@@ -59,15 +60,16 @@ def evaluate(
     result["student"], result["teacher"] = cost(student, prompts), cost(teacher, prompts)
     result["peak_memory_bytes"] = _peak_memory(prompts.device)
     rng = generator("cpu", seed, EVALUATION)
-    uniforms = torch.rand(SHOWN, NEW, generator=rng).to(prompts.device)
-    written = [model.complete(prompts[:SHOWN], uniforms) for model in (student, teacher)]
+    shown = prompts[:SHOWN]  # fewer, if the held-out text is short
+    uniforms = torch.rand(SHOWN, NEW, generator=rng)[: len(shown)].to(prompts.device)
+    written = [model.complete(shown, uniforms) for model in (student, teacher)]
     result["continuations"] = [
         {
             "prompt": tokenizer.decode(prompt),
             "student": tokenizer.decode(ours[PROMPT:]),
             "teacher": tokenizer.decode(theirs[PROMPT:]),
         }
-        for prompt, ours, theirs in zip(prompts, *written, strict=False)
+        for prompt, ours, theirs in zip(shown, *written, strict=True)
     ]
     return result
 
@@ -83,8 +85,9 @@ def headline(metrics: dict[str, Any]) -> str:
     """The metrics as lines for people."""
 
     def value(name: str, digits: int = 3) -> str:
-        error = metrics[f"{name}_standard_error"]
-        return f"{metrics[name]:.{digits}f} +- {error:.{digits}f}"
+        error = metrics[f"{name}_standard_error"]  # of one document there is none
+        spread = f" +- {error:.{digits}f}" if math.isfinite(error) else ""
+        return f"{metrics[name]:.{digits}f}{spread}"
 
     student, teacher = metrics["student"], metrics["teacher"]
     return (
@@ -112,14 +115,16 @@ def main() -> None:
         if (folder / "training.json").exists() or not (folder / "config.json").exists():
             verify_folder(folder)
     name = options.teacher or _trained_by(folder)
-    student, _ = load("--model", str(folder), root)
+    student, own = load("--model", str(folder), root)
     teacher, tokenizer = load("--teacher", name, root)
-    check_vocabulary(f"--model {options.model}", student, teacher)
+    compare_vocabularies(f"--model {options.model}", (student, own), (teacher, tokenizer))
     _, unseen = split_documents(load_documents(options.text, root))
     blocks = spread(text_blocks(unseen, tokenizer, options.length), options.blocks)
     student, teacher = (model.to(options.device).eval() for model in (student, teacher))
     metrics = evaluate(student, teacher, tokenizer, blocks.to(options.device), options.seed)
     print(headline(metrics))
+    if teacher.common is not None:
+        print(common_part(teacher))
     for shown in metrics["continuations"]:
         print(
             f"\n{shown['prompt']} ...\n  student  {shown['student']!r}\n"

@@ -51,7 +51,11 @@ def keep_layers(teacher: LanguageModel, layers: list[int]) -> LanguageModel:
 
 
 def start_student(
-    option_student: str, layers: str, teacher: LanguageModel, root: Path
+    option_student: str,
+    layers: str,
+    teacher: LanguageModel,
+    tokenizer: PreTrainedTokenizerBase,
+    root: Path,
 ) -> LanguageModel:
     """The untrained student: of the teacher's layers, or a model of its own.
 
@@ -60,18 +64,39 @@ def start_student(
     """
     if not option_student:
         return keep_layers(teacher, parse_layers(layers))
-    student, _ = load("--student", option_student, root)
-    check_vocabulary(f"--student {option_student}", student, teacher)
+    student, own = load("--student", option_student, root)
+    compare_vocabularies(f"--student {option_student}", (student, own), (teacher, tokenizer))
     return student
 
 
-def check_vocabulary(what: str, student: LanguageModel, teacher: LanguageModel) -> None:
-    """UserError unless both predict the same number of tokens."""
-    if student.vocabulary != teacher.vocabulary:
+def compare_vocabularies(
+    what: str,
+    student: tuple[LanguageModel, PreTrainedTokenizerBase],
+    teacher: tuple[LanguageModel, PreTrainedTokenizerBase],
+) -> None:
+    """Let both predict the same tokens: where one pads its vocabulary, without the padding.
+
+    Raises:
+        UserError: the tokenizers differ, or have tokens that one of the models does not predict.
+    """
+    (model, tokenizer), (other, of_teacher) = student, teacher
+    tokens = tokenizer.get_vocab()
+    if tokens != of_teacher.get_vocab():
+        raise UserError(f"{what}: its tokenizer is not the teacher's; a KL needs the same tokens")
+    common = min(model.vocabulary, other.vocabulary)
+    if max(tokens.values()) >= common:
         raise UserError(
-            f"{what}: has a vocabulary of {student.vocabulary} tokens, the teacher one of "
-            f"{teacher.vocabulary}; a KL needs the same"
+            f"{what}: has a vocabulary of {model.vocabulary} tokens, the teacher one of "
+            f"{other.vocabulary}; a KL needs the same"
         )
+    if model.vocabulary != other.vocabulary:
+        model.predict_only(common)
+        other.predict_only(common)
+
+
+def common_part(model: LanguageModel) -> str:
+    """What a run says about vocabularies that differ in their padding."""
+    return f"the first {model.vocabulary:,} tokens, which both models predict; more is padding"
 
 
 def trainable(model: LanguageModel, embeddings: bool) -> nn.ParameterList:

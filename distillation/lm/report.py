@@ -6,6 +6,7 @@ from distillation.lm import pictures
 from distillation.lm.config import Config
 from distillation.lm.evaluate import evaluate, headline
 from distillation.lm.metrics import distance
+from distillation.lm.model import common_part
 from distillation.lm.teacher import TeacherData
 from shared.language_models.causal import LanguageModel
 from shared.run import report
@@ -25,6 +26,7 @@ def print_run(run: Run, config: Config, student: LanguageModel, data: TeacherDat
         teacher=f"{config.teacher}, {of_teacher:,} parameters",
         student=f"{where}, {total:,} parameters, {trained:,} of them trained; "
         f"objective {config.objective}, temperature {config.temperature:g}",
+        **({"vocabulary": common_part(student)} if student.common is not None else {}),
         data=f"{len(data.blocks.tokens):,} blocks of {config.length}, "
         f"{int(data.blocks.counts.sum()):,} tokens; {len(data.unseen.tokens)} held-out blocks",
         batch=f"{report.shares(size).replace(' =', ' blocks =', 1)}; "

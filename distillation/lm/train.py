@@ -54,7 +54,9 @@ def train(preset: str, config: Config) -> None:
     device = accelerator.device
     on_main(accelerator, lambda: locate(config.teacher, Path(config.data)))
     teacher, tokenizer = load("--teacher", config.teacher, Path(config.data))
-    student = start_student(config.student, config.layers, teacher, Path(config.data)).to(device)
+    student = start_student(
+        config.student, config.layers, teacher, tokenizer, Path(config.data)
+    ).to(device)
     if config.logits == "topk" and config.topk > teacher.vocabulary:
         raise UserError(f"--topk {config.topk}: the vocabulary has {teacher.vocabulary} tokens")
     if config.optimizer == "muon":

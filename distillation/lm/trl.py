@@ -60,9 +60,10 @@ def train_with_trl(preset: str, config: Config) -> None:
         )
     on_main(accelerator, lambda: locate(config.teacher, Path(config.data)))
     teacher, tokenizer = load("--teacher", config.teacher, Path(config.data))
-    model = start_student(
-        config.student, config.layers, teacher, Path(config.data)
-    ).to_transformers()
+    started = start_student(config.student, config.layers, teacher, tokenizer, Path(config.data))
+    if started.common is not None:
+        raise UserError(f"--student {config.student}: --backend trl needs vocabularies of one size")
+    model = started.to_transformers()
     student = LanguageModel(model).to(accelerator.device)  # with the same weights
     trainable(student, config.train_embeddings)
     blocks, unseen = on_main(accelerator, lambda: read_blocks(config, tokenizer))

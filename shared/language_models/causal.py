@@ -45,7 +45,8 @@ def load_causal(
         may_be_random: a folder with a configuration but no weights gives random weights.
 
     Raises:
-        UserError: no such model, not a causal language model, or the Hub cannot be reached.
+        UserError: no such model, not a causal language model, a tokenizer with more tokens than the
+            model, or the Hub cannot be reached.
     """
     source = locate(name, root)
     try:
@@ -62,6 +63,12 @@ def load_causal(
         if Path(source).is_dir():
             what = "cannot be read"
         raise UserError(f"{option} {name}: {what} ({first_line(error)})") from error
+    count = model.get_input_embeddings().weight.shape[0]
+    if (last := max(tokenizer.get_vocab().values(), default=0)) >= count:
+        raise UserError(
+            f"{option} {name}: its tokenizer has tokens up to number {last}, the model embeddings "
+            f"for {count}; resize them (resize_token_embeddings)"
+        )
     return model, tokenizer
 
 
@@ -78,6 +85,11 @@ class OutputHead(NamedTuple):
         """The same in another type."""
         bias = None if self.bias is None else self.bias.to(dtype)
         return OutputHead(self.weight.to(dtype), bias, self.soft_cap)
+
+    def first(self, count: int) -> "OutputHead":
+        """Of the first ``count`` tokens alone."""
+        bias = None if self.bias is None else self.bias[:count]
+        return OutputHead(self.weight[:count], bias, self.soft_cap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., width] -> [..., vocabulary], in the type of ``hidden``."""
@@ -142,6 +154,7 @@ class LanguageModel(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.scale, self.soft_cap = logit_scale(model), _soft_cap(model)
+        self.common: int | None = None
         head = model.get_output_embeddings()
         self.config: PreTrainedConfig = model.config
         self._no_split_modules = list(model._no_split_modules or [])  # what FSDP shards one by one
@@ -159,12 +172,17 @@ class LanguageModel(nn.Module):
     def output(self) -> OutputHead:
         """What makes logits of hidden states."""
         bias = None if self.head is None else self.head.bias
-        return OutputHead(self.weight, bias, self.soft_cap)
+        head = OutputHead(self.weight, bias, self.soft_cap)
+        return head if self.common is None else head.first(self.common)
 
     @property
     def vocabulary(self) -> int:
         """Number of tokens that the model can predict."""
-        return self.weight.shape[0]
+        return self.common or self.weight.shape[0]
+
+    def predict_only(self, common: int) -> None:
+        """Leave out what pads the vocabulary beyond the first ``common`` tokens."""
+        self.common = common
 
     def forward(self, tokens: Tensor, attention: Tensor | None = None) -> tuple[Tensor, OutputHead]:
         """tokens [n, length] -> hidden states [n, length, width], and the head.

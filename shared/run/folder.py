@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 from dataclasses import asdict
@@ -87,7 +88,7 @@ def append_metrics(folder: Path, line: dict[str, Any]) -> None:
     """Add a line to metrics.jsonl."""
     path = folder / "metrics.jsonl"
     with full_disk_is_a_user_error(path), open(path, "a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json.dumps(as_json(line), allow_nan=False) + "\n")
 
 
 def keep_metrics(folder: Path, count: int) -> None:
@@ -105,7 +106,20 @@ def sha256(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON, as a whole or not at all; a full disk is a UserError."""
-    write_whole(path, json.dumps(value, indent=2) + "\n")
+    write_whole(path, json.dumps(as_json(value), indent=2, allow_nan=False) + "\n")
+
+
+def as_json(value: Any) -> Any:
+    """The same with null for numbers that JSON does not have: NaN and infinities."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: as_json(part) for key, part in value.items()}
+        case list() | tuple():
+            return [as_json(part) for part in value]
+        case _:
+            return value
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

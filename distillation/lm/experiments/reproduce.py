@@ -60,7 +60,8 @@ def untrained() -> Record:
     if not path.is_file():
         config = PRESETS["default"]
         teacher, tokenizer = load("--teacher", config.teacher, Path(config.data))
-        student = start_student(config.student, config.layers, teacher, Path(config.data))
+        root = Path(config.data)
+        student = start_student(config.student, config.layers, teacher, tokenizer, root)
         _, unseen = read_blocks(config, tokenizer)
         metrics = evaluate(student.eval(), teacher.eval(), tokenizer, unseen)
         write_json(path, {"threads": torch.get_num_threads(), "unseen": metrics})

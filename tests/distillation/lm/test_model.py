@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from distillation.lm.model import (
     LanguageModel,
-    check_vocabulary,
+    compare_vocabularies,
     hidden_matrices,
     keep_layers,
     load,
@@ -109,12 +109,35 @@ def test_what_is_trained() -> None:
     assert len(hidden_matrices(model)) == 2 * 7
 
 
-def test_another_vocabulary(tmp_path: Path) -> None:
-    teacher = tiny.model()
+def test_a_padded_vocabulary_is_compared_over_the_common_part(tmp_path: Path) -> None:
+    teacher, tokens = tiny.model(), torch.tensor([[3, 4, 5]])
     other = tiny.write_model(tmp_path / "other", vocabulary=tiny.VOCABULARY + 5)
-    with pytest.raises(UserError, match=f"{tiny.VOCABULARY + 5} tokens, .* {tiny.VOCABULARY};"):
-        start_student(str(other), "0", teacher, tmp_path)
-    check_vocabulary("same", teacher, teacher)
+    student = start_student(str(other), "0", teacher, tiny.tokenizer(), tmp_path)
+    for model in (student, teacher):
+        assert model.vocabulary == tiny.VOCABULARY
+        hidden, head = model(tokens)
+        whole = hidden @ model.weight.T
+        torch.testing.assert_close(head.logits(hidden), whole[..., : tiny.VOCABULARY])
+    assert student.weight.shape[0] == tiny.VOCABULARY + 5
+    student.output.logits(student(tokens)[0]).sum().backward()
+    assert (student.weight.grad[tiny.VOCABULARY :] == 0).all()
+    written = student.complete(tokens, torch.full((1, 20), 0.999))
+    assert written.max() < tiny.VOCABULARY
+
+
+def test_other_tokens_are_refused(tmp_path: Path) -> None:
+    teacher, tokenizer = tiny.model(), tiny.tokenizer()
+    small = tiny.write_model(tmp_path / "small", vocabulary=tiny.VOCABULARY - 1)
+    with pytest.raises(UserError, match=f"--student {small}: its tokenizer has tokens up to"):
+        start_student(str(small), "0", teacher, tokenizer, tmp_path)
+    fewer = tiny.model()
+    fewer.predict_only(tiny.VOCABULARY - 1)
+    with pytest.raises(UserError, match=f"of {tiny.VOCABULARY - 1}; a KL needs the same"):
+        compare_vocabularies("--model x", (tiny.model(), tokenizer), (fewer, tokenizer))
+    different = tiny.tokenizer()
+    different.add_tokens(["another"])
+    with pytest.raises(UserError, match="--model x: its tokenizer is not the teacher's"):
+        compare_vocabularies("--model x", (teacher, different), (teacher, tokenizer))
 
 
 def test_a_student_from_a_configuration(tmp_path: Path) -> None:
@@ -129,7 +152,7 @@ def test_a_student_from_a_configuration(tmp_path: Path) -> None:
         bos_token_id=None,
         eos_token_id=1,
     ).save_pretrained(tmp_path)
-    student = start_student(str(tmp_path), "0", tiny.model(), tmp_path)
+    student = start_student(str(tmp_path), "0", tiny.model(), tiny.tokenizer(), tmp_path)
     assert student(TOKENS)[0].shape == (3, 10, 16)
 
 

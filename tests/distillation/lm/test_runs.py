@@ -241,9 +241,22 @@ def test_options(case: str, there: list[str], tmp_path: Path, processes: Process
 
 def test_another_vocabulary(there: list[str], tmp_path: Path, processes: Processes) -> None:
     other = tiny.write_model(tmp_path / "other", vocabulary=tiny.VOCABULARY + 7)
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["another"])
+    tokenizer.save_pretrained(other)
     result = train(processes, *TINY, *there, "--student", other, "--out", tmp_path / "run")
-    refused(result, f"--student {other}", str(tiny.VOCABULARY + 7), str(tiny.VOCABULARY))
+    refused(result, f"--student {other}: its tokenizer is not the teacher's")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_student_with_a_padded_vocabulary(
+    there: list[str], tmp_path: Path, processes: Processes
+) -> None:
+    other = tiny.write_model(tmp_path / "other", vocabulary=tiny.VOCABULARY + 7)
+    options = [*TINY, *there, "--epochs", 1, "--student", other, "--out", tmp_path / "run"]
+    result = train(processes, *options)
+    assert result.code == 0, result.err
+    assert f"the first {tiny.VOCABULARY} tokens, which both models predict" in result.out
 
 
 def test_models_that_cannot_be_evaluated(
@@ -261,3 +274,27 @@ def test_models_that_cannot_be_evaluated(
     refused(evaluate("--model", run), weights, "damaged")
     assert torch.is_tensor(tensors["model.norm.weight"])
     assert not out.exists()
+
+
+def test_one_short_held_out_document_is_enough(
+    there: list[str], tmp_path: Path, processes: Processes
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(" ".join(tiny.WORDS) + "\n \n" + " ".join(tiny.WORDS[:6]))
+    run = tmp_path / "run"
+    options = "--epochs 1 --epoch-blocks 2 --batch-size 1 --micro-batch 1 --warmup 1".split()
+    result = train(processes, *TINY, *options, *there, "--text", text, "--out", run)
+    assert result.code == 0, result.err
+    (line,) = (run / "metrics.jsonl").read_text().splitlines()
+    parsed = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert parsed["unseen_kl_teacher_student_standard_error"] is None
+    assert json.loads((run / "summary.json").read_text())["unseen"]["documents"] == 1
+
+
+def test_tokens_without_embeddings_are_refused_before_training(
+    there: list[str], tmp_path: Path, processes: Processes
+) -> None:
+    teacher = tiny.write_model(tmp_path / "teacher", vocabulary=tiny.VOCABULARY - 1)
+    result = train(processes, *TINY, *there, "--teacher", teacher, "--out", tmp_path / "run")
+    refused(result, f"--teacher {teacher}: its tokenizer has tokens up to number")
+    assert not (tmp_path / "run").exists()
