@@ -86,8 +86,8 @@ from .gaussian.full import (
     kl_mvn_from_scale_tril,
     renyi_mvn,
     squared_hellinger_mvn,
-    squared_wasserstein2_mvn,
 )
+from .gaussian.wasserstein import squared_wasserstein2_mvn
 from .latent import (
     KLDecomposition,
     decompose_kl,
@@ -103,7 +103,7 @@ from .samples.estimators import (
     reparameterized_kl,
     sequence_kl_surrogate,
 )
-from .samples.knn import kl_knn
+from .samples.knn import kl_knn, mutual_information_knn
 from .samples.variational import (
     Critic,
     MINEState,

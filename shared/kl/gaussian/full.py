@@ -14,7 +14,7 @@ M = L_q^-1 L_p = I + E. E is computed from the difference of the factors and van
 equal, so that nothing cancels near p = q.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,14 +33,14 @@ class _Whitened(NamedTuple):
     z: Tensor
 
 
-def _common_dtype(*tensors: Tensor) -> torch.dtype:
+def common_dtype(*tensors: Tensor) -> torch.dtype:
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype
 
 
-def _check_shapes(**named: Tensor) -> None:
+def check_shapes(**named: Tensor) -> None:
     """ValueError unless means and matrices come in the order mean, matrix, mean, matrix and fit."""
     check_floating(**named)
     (first, mu_p), *_ = named.items()
@@ -65,19 +65,24 @@ def _cholesky(name: str, cov: Tensor) -> Tensor:
 
     Under ``torch.compile`` and ``torch.func``, which cannot look at values, NaN instead.
     """
-    cov = cov.double()
+    factor, info = try_cholesky(name, cov)
     if only_plain_operations():
-        factor, info = torch.linalg.cholesky_ex(0.5 * (cov + cov.mT))
         return torch.where(info[..., None, None] > 0, torch.nan, factor)
-    asymmetry = (cov - cov.mT).detach().abs().amax((-2, -1))
-    if bool((asymmetry > _SYMMETRIC_WITHIN * cov.detach().abs().amax((-2, -1))).any()):
-        raise ValueError(f"{name} is not symmetric")
-    factor, info = torch.linalg.cholesky_ex(0.5 * (cov + cov.mT))
     if bool((info > 0).any()):
         raise ValueError(
             f"{name} is not positive definite ({int((info > 0).sum())} of {info.numel()} matrices)"
         )
     return factor
+
+
+def try_cholesky(name: str, cov: Tensor) -> tuple[Tensor, Tensor]:
+    """The float64 factors of symmetric matrices, and numbers above 0 where there are none."""
+    cov = cov.double()
+    if not only_plain_operations():
+        asymmetry = (cov - cov.mT).detach().abs().amax((-2, -1))
+        if bool((asymmetry > _SYMMETRIC_WITHIN * cov.detach().abs().amax((-2, -1))).any()):
+            raise ValueError(f"{name} is not symmetric")
+    return torch.linalg.cholesky_ex(0.5 * (cov + cov.mT))
 
 
 def _whiten(mu_p: Tensor, tril_p: Tensor, mu_q: Tensor, tril_q: Tensor) -> _Whitened:
@@ -96,7 +101,7 @@ def _whiten(mu_p: Tensor, tril_p: Tensor, mu_q: Tensor, tril_q: Tensor) -> _Whit
 
 
 def _whiten_covariances(mu_p: Tensor, cov_p: Tensor, mu_q: Tensor, cov_q: Tensor) -> _Whitened:
-    _check_shapes(mu_p=mu_p, cov_p=cov_p, mu_q=mu_q, cov_q=cov_q)
+    check_shapes(mu_p=mu_p, cov_p=cov_p, mu_q=mu_q, cov_q=cov_q)
     return _whiten(mu_p, _cholesky("cov_p", cov_p), mu_q, _cholesky("cov_q", cov_q))
 
 
@@ -117,7 +122,7 @@ def kl_mvn(mu_p: Tensor, cov_p: Tensor, mu_q: Tensor, cov_q: Tensor) -> Tensor:
         Nats, batch shape, never negative, exactly 0 at p = q; twice differentiable.
     """
     value = _kl(_whiten_covariances(mu_p, cov_p, mu_q, cov_q))
-    return value.to(_common_dtype(mu_p, cov_p, mu_q, cov_q))
+    return value.to(common_dtype(mu_p, cov_p, mu_q, cov_q))
 
 
 def kl_mvn_from_scale_tril(
@@ -137,13 +142,13 @@ def kl_mvn_from_scale_tril(
         "mu_q": mu_q,
         "scale_tril_q": scale_tril_q,
     }
-    _check_shapes(**parameters)
+    check_shapes(**parameters)
     for name in () if only_plain_operations() else ("scale_tril_p", "scale_tril_q"):
         if not bool((parameters[name].diagonal(dim1=-2, dim2=-1) > 0).all()):
             raise ValueError(f"{name} must have a positive diagonal")
     tril_p, tril_q = scale_tril_p.double().tril(), scale_tril_q.double().tril()
     value = _kl(_whiten(mu_p, tril_p, mu_q, tril_q))
-    return value.to(_common_dtype(*parameters.values()))
+    return value.to(common_dtype(*parameters.values()))
 
 
 def _renyi(whitened: _Whitened, order: float) -> Tensor:
@@ -190,7 +195,7 @@ def renyi_mvn(mu_p: Tensor, cov_p: Tensor, mu_q: Tensor, cov_q: Tensor, order: f
     """
     check_order(order)
     value = _renyi(_whiten_covariances(mu_p, cov_p, mu_q, cov_q), order)
-    return value.to(_common_dtype(mu_p, cov_p, mu_q, cov_q))
+    return value.to(common_dtype(mu_p, cov_p, mu_q, cov_q))
 
 
 def bhattacharyya_mvn(mu_p: Tensor, cov_p: Tensor, mu_q: Tensor, cov_q: Tensor) -> Tensor:
@@ -201,54 +206,3 @@ def bhattacharyya_mvn(mu_p: Tensor, cov_p: Tensor, mu_q: Tensor, cov_q: Tensor) 
 def squared_hellinger_mvn(mu_p: Tensor, cov_p: Tensor, mu_q: Tensor, cov_q: Tensor) -> Tensor:
     """H**2 = 1 - integral of sqrt(p q), in [0, 1], batch shape; its root is a metric."""
     return -torch.expm1(-bhattacharyya_mvn(mu_p, cov_p, mu_q, cov_q))
-
-
-def _best_rotation(a: Tensor, b: Tensor) -> Tensor:
-    left, _, right = torch.linalg.svd(b.mT @ a)
-    return left @ right
-
-
-def _procrustes(a: Tensor, b: Tensor) -> Tensor:
-    if only_plain_operations():  # here u has its derivative, NaN at equal singular values
-        return (a - b @ _best_rotation(a, b)).square().sum((-2, -1))
-    value: Tensor = _Procrustes.apply(a, b)
-    return value
-
-
-class _Procrustes(torch.autograd.Function):
-    """min over orthogonal U of |A - B U|_F^2, whose gradient needs no derivative of the best U."""
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        u = _best_rotation(a, b)
-        residual = a - b @ u
-        ctx.save_for_backward(residual, u)
-        return residual.square().sum((-2, -1))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        if torch.is_grad_enabled():  # u, a constant here, is none for a second derivative
-            raise RuntimeError("squared_wasserstein2_mvn is differentiable only once")
-        residual, u = ctx.saved_tensors
-        scaled = 2 * grad[..., None, None] * residual
-        return scaled, -scaled @ u.mT
-
-
-def squared_wasserstein2_mvn(mu_p: Tensor, cov_p: Tensor, mu_q: Tensor, cov_q: Tensor) -> Tensor:
-    """W2**2 = |mu_p - mu_q|^2 + tr(cov_p + cov_q - 2 (cov_q^1/2 cov_p cov_q^1/2)^1/2).
-
-    The Bures-Wasserstein distance squared (Givens and Shortt 1984, Proposition 7), computed as the
-    least |L_p - L_q U|_F^2 over rotations U (Bhatia et al. 2019, Theorem 1): a sum of squares,
-    where the trace formula subtracts nearly equal numbers.
-
-    Returns:
-        Squared units of x (not nats), batch shape; differentiable once: a backward pass
-        with create_graph=True raises RuntimeError.
-    """
-    _check_shapes(mu_p=mu_p, cov_p=cov_p, mu_q=mu_q, cov_q=cov_q)
-    batch = torch.broadcast_shapes(cov_p.shape, cov_q.shape)
-    tril_p = _cholesky("cov_p", cov_p).expand(batch)
-    tril_q = _cholesky("cov_q", cov_q).expand(batch)
-    means = (mu_p.double() - mu_q.double()).square().sum(-1)
-    value = means + _procrustes(tril_p, tril_q)
-    return value.to(_common_dtype(mu_p, cov_p, mu_q, cov_q))

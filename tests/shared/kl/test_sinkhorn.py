@@ -172,3 +172,61 @@ def test_sinkhorn_refuses(arguments, message):
     given = {"x": torch.ones(3, 2), "y": torch.ones(2, 2), "epsilon": 1.0} | arguments
     with pytest.raises(ValueError, match=message):
         sinkhorn_divergence(**given)
+
+
+def clouds(kind, n, seed=0):
+    x, y = randn(n, 2, seed=seed), randn(n, 2, seed=seed + 1)
+    match kind:
+        case "near":
+            return x, y + 1
+        case "ten dimensions":
+            return randn(n, 10, seed=seed), 1.5 * randn(n, 10, seed=seed + 1)
+        case "clusters":
+            place = torch.arange(n)[:, None] % 3
+            return 0.05 * x + place, 0.05 * y + 1.1 * place.flip(0)
+        case "an outlier":
+            x[0] = 30
+            return x, y
+        case _:
+            return x[:, :1], 2 * y[:, :1]
+
+
+def squared_diameter(x, y):
+    points = torch.cat([x, y])
+    return squares(points, points).max().item()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.0025, 0.0005])
+@pytest.mark.parametrize("kind", ["near", "ten dimensions", "clusters", "an outlier", "a line"])
+def test_small_blurs_converge_in_few_iterations(kind, share):
+    x, y = clouds(kind, 100)
+    epsilon = share * squared_diameter(x, y)
+    value = sinkhorn_divergence(x, y, epsilon, max_iterations=300)
+    finer = sinkhorn_divergence(x, y, epsilon, tolerance=1e-10)
+    assert value.item() == pytest.approx(finer.item(), rel=1e-4, abs=1e-6 * squared_diameter(x, y))
+
+
+def test_small_blurs_against_pot():
+    x, y = clouds("near", 60)
+    epsilon, weight = 0.01 * squared_diameter(x, y), np.full(60, 1 / 60)
+
+    def cost(x, y):
+        c = squares(x, y).numpy()
+        plan = ot.sinkhorn(
+            weight, weight, c, epsilon, method="sinkhorn_log", numItermax=10**5, stopThr=1e-7
+        )
+        return (plan * c).sum() + epsilon * (plan * np.log(plan.clip(1e-300) * 60**2)).sum()
+
+    truth = cost(x, y) - (cost(x, x) + cost(y, y)) / 2
+    assert sinkhorn_divergence(x, y, epsilon, tolerance=1e-9).item() == pytest.approx(
+        truth, rel=1e-5
+    )
+
+
+def test_a_thousand_points():
+    """At a four-hundredth of the squared diameter: near the exact cost, in few iterations."""
+    x, y = clouds("near", 1000)
+    epsilon = 0.0025 * squared_diameter(x, y)
+    value = sinkhorn_divergence(x, y, epsilon, max_iterations=150).item()
+    weight = np.full(1000, 1e-3)
+    assert value == pytest.approx(ot.emd2(weight, weight, squares(x, y).numpy()), rel=0.02)

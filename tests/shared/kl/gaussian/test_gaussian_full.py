@@ -18,8 +18,8 @@ from shared.kl.gaussian.full import (
     kl_mvn_from_scale_tril,
     renyi_mvn,
     squared_hellinger_mvn,
-    squared_wasserstein2_mvn,
 )
+from shared.kl.gaussian.wasserstein import squared_wasserstein2_mvn
 from tests.shared.kl.gaussian.random_gaussians import F64, gaussians
 
 
@@ -123,8 +123,11 @@ def test_shapes_broadcast_and_half_precision_returns_float32():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"cov_p": -torch.eye(2)}, "cov_p is not positive definite"),
-        ({"cov_q": torch.ones(2, 2)}, "cov_q is not positive definite"),
+        ({"cov_p": -torch.eye(2)}, "cov_p is not positive (semi-)?definite"),
+        (
+            {"cov_q": torch.diag(torch.tensor([1.0, -1.0]))},
+            "cov_q is not positive (semi-)?definite",
+        ),
         ({"cov_q": torch.full((2, 2), math.nan)}, "cov_q"),
         ({"cov_p": torch.tensor([[1.0, 0.5], [0.0, 1.0]])}, "cov_p is not symmetric"),
         ({"cov_p": torch.eye(3)}, r"cov_p must have shape \[\.\.\., 2, 2\]"),
