@@ -18,8 +18,8 @@ WORDS = [f"{a}{b}" for a in "bcdfghjklm" for b in ("a", "e", "i", "o", "u", "an"
 VOCABULARY = len(WORDS) + 3  # <unk>, <end>, <pad>
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    names = ["<unk>", "<end>", "<pad>", *WORDS]
+def tokenizer(vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    names = ["<unk>", "<end>", "<pad>", *WORDS][:vocabulary]
     words = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, "<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
@@ -56,7 +56,7 @@ def model(layers: int = 2, vocabulary: int = VOCABULARY, tied: bool = True) -> L
 
 def write_model(folder: Path, layers: int = 2, vocabulary: int = VOCABULARY) -> Path:
     llama(layers, vocabulary).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    tokenizer(vocabulary).save_pretrained(folder)
     return folder
 
 

@@ -128,6 +128,7 @@ def test_a_padded_vocabulary_is_compared_over_the_common_part(tmp_path: Path) ->
 def test_other_tokens_are_refused(tmp_path: Path) -> None:
     teacher, tokenizer = tiny.model(), tiny.tokenizer()
     small = tiny.write_model(tmp_path / "small", vocabulary=tiny.VOCABULARY - 1)
+    tokenizer.save_pretrained(small)
     with pytest.raises(UserError, match=f"--student {small}: its tokenizer has tokens up to"):
         start_student(str(small), "0", teacher, tokenizer, tmp_path)
     fewer = tiny.model()

@@ -295,6 +295,7 @@ def test_tokens_without_embeddings_are_refused_before_training(
     there: list[str], tmp_path: Path, processes: Processes
 ) -> None:
     teacher = tiny.write_model(tmp_path / "teacher", vocabulary=tiny.VOCABULARY - 1)
+    tiny.tokenizer().save_pretrained(teacher)
     result = train(processes, *TINY, *there, "--teacher", teacher, "--out", tmp_path / "run")
     refused(result, f"--teacher {teacher}: its tokenizer has tokens up to number")
     assert not (tmp_path / "run").exists()

@@ -112,6 +112,7 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "renyi_normal": (lambda *args: kl.renyi_normal(*args, 0.5), (A, B, X, Y)),
     "sequence_kl_surrogate": (kl.sequence_kl_surrogate, (A, B)),
     "sinkhorn_divergence": (lambda x, y: kl.sinkhorn_divergence(x, y, epsilon=1.0), (X, Y)),
+    "soft_capped": (lambda x: kl.soft_capped(x, 3.0), (A,)),
     "smile_bound": (lambda s: kl.smile_bound(s, 1.0), (SQUARE,)),
     "summarise_terms": (lambda x: kl.summarise_terms(x).estimate.mean, (A,)),
     "total_variation_from_hellinger": (
