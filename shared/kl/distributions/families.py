@@ -4,13 +4,14 @@ Conventions as in ``distributions.discrete``. With E(x) = exp(x) - 1 - x, and B 
 divergence of log Gamma, every term is of one sign near p = q, or a product of small differences.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributions as td
 
-from ..conventions import lifted
+from ..conventions import lifted, only_plain_operations
 from ..gaussian.diagonal import expm1_minus_x
 from .discrete import PairTable
 from .parameters import narrow, wide
@@ -35,11 +36,21 @@ def _lgamma_bregman(b: Tensor, a: Tensor) -> Tensor:
     near = gap.abs() < 0.1 * (1 + a)
     step = torch.where(near, gap, 0.0)
     series = torch.zeros_like(gap)
-    for n in range(_TERMS, 1, -1):  # polygamma(n - 1, x) / n! = (-1)^n zeta(n, x) / n
-        series = ((-1) ** n / n * torch.special.zeta(torch.full_like(a, n), 1 + a) + series) * step
+    for n in range(_TERMS, 1, -1):
+        series = (_polygamma_over_factorial(n, 1 + a) + series) * step
     series = series * step
     direct = torch.lgamma(1 + b) - torch.lgamma(1 + a) - torch.digamma(1 + a) * gap
     return expm1_minus_x(_log_ratio(b, a)) + torch.where(near, series, direct)
+
+
+def _polygamma_over_factorial(n: int, x: Tensor) -> Tensor:
+    """polygamma(n - 1, x) / n! = (-1)^n zeta(n, x) / n.
+
+    torch's zeta has all digits and no forward derivative, its polygamma(1, x) nine digits.
+    """
+    if only_plain_operations():
+        return torch.polygamma(n - 1, x) / math.factorial(n)
+    return (-1) ** n / n * torch.special.zeta(torch.full_like(x, n), x)
 
 
 def gamma(p: td.Gamma, q: td.Gamma) -> Tensor:

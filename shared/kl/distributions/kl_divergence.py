@@ -6,6 +6,7 @@ is registered with torch, whose own function stays as it is.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
@@ -129,22 +130,29 @@ def _no_closed_form(p: td.Distribution, q: td.Distribution) -> NotImplementedErr
     )
 
 
+def _look_up(type_p: type, type_q: type) -> bool:
+    registered = torch_kl._dispatch_kl(type_p, type_q)  # by most specific types; not public
+    return registered is not NotImplemented and registered.__module__ != torch_kl.__name__
+
+
+_is_yours: Callable[[type, type], bool] = torch.compiler.assume_constant_result(_look_up)
+"""Whether the closed form is one that was registered with torch from elsewhere."""
+
+
 def _exact(p: Any, q: Any) -> Tensor:
-    # _dispatch_kl is torch's lookup by most specific types; there is no public one
-    registered = torch_kl._dispatch_kl(type(p), type(q))
-    is_registered = registered is not NotImplemented
-    if is_registered and registered.__module__ != torch_kl.__name__:
-        return registered(p, q)
+    if _is_yours(type(p), type(q)):
+        return torch_kl._dispatch_kl(type(p), type(q))(p, q)
     for type_p, type_q, formula in (*DISCRETE, *CONTINUOUS, *FAMILIES):
         if isinstance(p, type_p) and isinstance(q, type_q):
             return formula(p, q)
     if isinstance(p, td.Independent) and isinstance(q, td.Independent):
         return _independent(p, q)
+    registered = torch_kl._dispatch_kl(type(p), type(q))
     if registered is torch_kl._kl_transformed_transformed:
         return _transformed(p, q)
     if registered is torch_kl._kl_expfamily_expfamily:
         return _exponential_family(p, q)
-    if not is_registered:
+    if registered is NotImplemented:
         raise _no_closed_form(p, q)
     # torch's masks of infinite cells have one argument's shape, its results sometimes too
     value = lifted(registered(*_expanded(doubled(p), doubled(q))))

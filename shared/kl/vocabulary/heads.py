@@ -31,7 +31,7 @@ class Head(NamedTuple):
 
 
 def soft_capped(logits: Tensor, cap: float) -> Tensor:
-    """cap tanh(logits / cap), in the type of the logits (Gemma 2, Riviere et al. 2024, section 2)."""
+    """cap tanh(logits / cap) (Gemma 2, Riviere et al. 2024, section 2)."""
     return torch.tanh(logits / cap).mul(cap)
 
 
