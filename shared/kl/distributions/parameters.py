@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch import distributions as td
+from torch.distributions.utils import probs_to_logits
+
+from ..conventions import only_plain_operations
 
 
 def wide(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -36,7 +39,15 @@ def parameters_of(distribution: Any) -> Parameters:
     parameter = made.get("_param")
     if parameter is None:  # Geometric; the derived one is stored second
         parameter = made[next(name for name in made if name in ("probs", "logits"))]
+        logits = made.get("logits")
+        if logits is not None and parameter is not logits and not _follow(logits, parameter):
+            parameter = logits  # expand() has stored both in another order
     return Parameters(parameter is not made.get("probs"), parameter)
+
+
+def _follow(logits: Tensor, probs: Tensor) -> bool:
+    """Whether torch derived the logits from the probabilities."""
+    return only_plain_operations() or torch.equal(logits, probs_to_logits(probs, is_binary=True))
 
 
 def log_probs(source: Parameters) -> Tensor:
