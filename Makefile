@@ -156,7 +156,8 @@ compare-ppo: $(READY)  ## scores against Stable-Baselines3 and sb3-contrib at eq
 demo-kl: $(READY)  ## what the direction of a KL does: tables and a picture in runs/demo-kl
 	$(BIN)/python -m shared.experiments.kl.demo $(ARGS)
 
-bench-kl: $(READY)  ## time, memory and precision of KLs of language-model logits
+bench-kl: $(READY)  ## time, memory and precision of KLs, up to language-model logits
+	$(BIN)/python -m shared.experiments.kl.bench_functions --json shared/kl/results/functions.json
 	$(BIN)/python -m shared.experiments.kl.bench --results shared/kl/results $(ARGS)
 
 smoke: $(MNIST) $(SMOLLM2) $(BROWN)  ## every application at its smallest, to see that all work

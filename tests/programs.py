@@ -30,7 +30,7 @@ DOCUMENTED = """
     trpo_ppo.experiments.reproduce
     rlhf.ppo rlhf.sft rlhf.reward rlhf.dpo rlhf.rloo rlhf.evaluate rlhf.preferences
     rlhf.experiments.bench rlhf.experiments.reproduce rlhf.experiments.study
-    shared.experiments.kl.demo shared.experiments.kl.bench
+    shared.experiments.kl.demo shared.experiments.kl.bench shared.experiments.kl.bench_functions
 """.split()
 """Modules whose options, ``Config`` or ``Options``, READMEs may name."""
 

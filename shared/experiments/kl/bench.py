@@ -18,7 +18,6 @@ from torch import Tensor
 from shared import cli
 from shared.config import Count
 from shared.experiments import bench
-from shared.experiments.kl import bench_functions
 from shared.experiments.kl.bench_methods import HEADS, LIGER, LOGITS, METHODS, SCALES, precision
 
 PROGRAM = "shared.experiments.kl.bench"
@@ -43,8 +42,7 @@ class Options(bench.Rounds):
     smoke: bool = False
     """Tiny sizes, one round in this process, nothing compiled: shows that it runs, nothing else."""
     results: str = ""
-    """Folder that receives functions.json, bench.json, heads.json and precision.json; of a GPU the
-    last three, as ..._cuda.json."""
+    """Folder that receives bench.json, heads.json and precision.json (or ..._cuda.json)."""
 
     def conflicts(self) -> list[str]:
         """A GPU or a folder that is not there."""
@@ -173,12 +171,6 @@ def main() -> None:
         name: (COLUMNS, summary(group, rounds)) for name, group in groups.items()
     }
     tables["precision"] = (PRECISION_COLUMNS, precision(options.vocabulary, options.device))
-    if options.device == "cpu":
-        rounds_of_functions = 1 if options.smoke else 3 * options.repetitions
-        tables["functions"] = (
-            bench_functions.COLUMNS,
-            bench_functions.table(rounds_of_functions, options.smoke),
-        )
     suffix = "" if options.device == "cpu" else f"_{options.device}"
     for name, (columns, table) in tables.items():
         path = f"{options.results}/{name}{suffix}.json" if options.results else ""

@@ -1,12 +1,13 @@
-"""Time of the functions that the README shows first, beside what people use.
+"""Time of functions beside what people write: ``shared.experiments.kl.bench_functions``.
 
-Value and gradient to both arguments, one thread, all rows in turn in one process, round after
-round; ratios are of one round.
+Value and gradients to both arguments, CPU time of one thread; ours and theirs in turn in one
+process, round after round, and ratios of one round.
 """
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,18 +16,31 @@ from torch import Tensor
 from torch.distributions import Categorical, Normal
 from torch.distributions import kl_divergence as torch_kl_divergence
 
-from shared import kl
+from shared import cli, kl
+from shared.config import Count
+from shared.experiments import bench
 
 SHAPES = [(1, 2), (32, 10), (128, 1000), (16, 32_000)]
 SMOKE_SHAPES = [(1, 2), (4, 50)]
 DIAGONAL = (500, 50)
-ENOUGH = 2e-3  # seconds of a measurement
+ENOUGH = 0.02  # seconds of a measurement
+PROGRAM = "shared.experiments.kl.bench_functions"
 COLUMNS = (
     ("name", "value and gradients of", ""),
     ("peer", "times the time of", ""),
     *((f"{rows}x{columns}", f"[{rows}, {columns}]", ".2f") for rows, columns in SHAPES),
     ("500x50", "[500, 50]", ".2f"),
 )
+
+
+@dataclass(frozen=True)
+class Options(bench.Options):
+    """Time functions of the KL toolbox beside what people write."""
+
+    repetitions: Count = 15
+    """Rounds; each measures ours and theirs once."""
+    smoke: bool = False
+    """Tiny sizes, single steps: shows that it runs, nothing else."""
 
 
 class Row(NamedTuple):
@@ -47,6 +61,11 @@ def _normal(shape: tuple[int, int], seed: int) -> Tensor:
 def _logits(shape: tuple[int, int]) -> list[Tensor]:
     p = 3 * _normal(shape, 0)
     return [p, p + _normal(shape, 1)]
+
+
+def _close_logits(shape: tuple[int, int]) -> list[Tensor]:
+    p = 3 * _normal(shape, 0)
+    return [p, p + 0.1 * _normal(shape, 1)]
 
 
 def _probs(shape: tuple[int, int]) -> list[Tensor]:
@@ -131,6 +150,20 @@ ROWS = [
         _logits,
     ),
     Row(
+        "`kl_from_logits`, 0.1 apart",
+        _KL_DIV,
+        _batchmean(kl.kl_from_logits),
+        _kl_div,
+        _close_logits,
+    ),
+    Row(
+        "`js_from_logits`, 0.1 apart",
+        "two `F.kl_div` to the mixture",
+        _batchmean(kl.js_from_logits),
+        _js_by_kl_div,
+        _close_logits,
+    ),
+    Row(
         "`entropy_from_logits`",
         _KL_DIV,
         lambda p, _: kl.entropy_from_logits(p, reduction="batchmean"),
@@ -191,7 +224,7 @@ def _seconds(step: Callable[[], object], count: int) -> float:
     return (time.process_time() - start) / count
 
 
-def _ratios(row: Row, shape: tuple[int, int], rounds: int) -> list[float]:
+def _ratios(row: Row, shape: tuple[int, int], options: Options) -> list[float]:
     leaves = [leaf.requires_grad_() for leaf in row.leaves(shape)]
 
     def ours() -> None:
@@ -202,20 +235,32 @@ def _ratios(row: Row, shape: tuple[int, int], rounds: int) -> list[float]:
 
     for step in (ours, theirs):
         _seconds(step, 3)
-    count = max(1, round(ENOUGH / _seconds(theirs, 3)))
-    return [_seconds(ours, count) / _seconds(theirs, count) for _ in range(rounds)]
+    count = 1 if options.smoke else max(1, round(ENOUGH / _seconds(theirs, 3)))
+    return [_seconds(ours, count) / _seconds(theirs, count) for _ in range(options.repetitions)]
 
 
-def table(rounds: int, smoke: bool) -> list[dict[str, Any]]:
-    """A row per function: medians of the ratios."""
+def table(options: Options) -> list[dict[str, Any]]:
+    """A row per function: medians of the ratios, with the least and the most."""
     lines: list[dict[str, Any]] = []
     for row in ROWS:
-        line: dict[str, Any] = {"name": row.name, "peer": row.peer_name, "n": rounds}
-        shapes = SMOKE_SHAPES if smoke and row.shapes is SHAPES else row.shapes
+        line: dict[str, Any] = {"name": row.name, "peer": row.peer_name, "n": options.repetitions}
+        shapes = SMOKE_SHAPES if options.smoke and row.shapes is SHAPES else row.shapes
         for shape in shapes:
-            ratios = _ratios(row, shape, rounds)
+            ratios = _ratios(row, shape, options)
             key = f"{shape[0]}x{shape[1]}"
             line[key] = round(statistics.median(ratios), 3)
             line[f"{key}_least"], line[f"{key}_most"] = round(min(ratios), 3), round(max(ratios), 3)
         lines.append(line)
     return lines
+
+
+def main() -> None:
+    options = cli.read_options(Options, PROGRAM)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    bench.report(options, COLUMNS, table(options), options.json)
+    torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    cli.run(main, PROGRAM)

@@ -76,12 +76,11 @@ def fast_expm1(x: Tensor, most: float, out: Tensor) -> float:
     return 0.1
 
 
-def rows_below(limit: float, values: Tensor, doubt: Tensor | None = None) -> Tensor | None:
-    """Indices of rows of [rows, 1] below ``limit``, or in doubt below 0, if there are any."""
-    if values.amin().item() >= limit and (doubt is None or doubt.amin().item() >= 0):
+def rows_below(limit: float, values: Tensor) -> Tensor | None:
+    """Indices of rows of [rows, 1] below ``limit``, if there are any."""
+    if values.amin().item() >= limit:
         return None
-    below = values < limit if doubt is None else (values < limit) | (doubt < 0)
-    few = below.squeeze(-1).nonzero().squeeze(-1)
+    few = (values < limit).squeeze(-1).nonzero().squeeze(-1)
     return few if len(few) else None  # NaN is not less
 
 

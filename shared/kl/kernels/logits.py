@@ -143,7 +143,8 @@ def ratio(p: Tensor, e: Tensor, apart: Apart | None, scratch: Tensor) -> Tensor:
 def kl(job: Job) -> Tensor:
     """D(p || q) = log(1 + E_p[e - x]), e = exp(x) - 1; gradients -p x and q - p.
 
-    Rows where the divergence is small are computed again by ``careful_kl``.
+    Where the divergence is small, the value is computed again in float64; where rounding of v is
+    seen, the row by ``careful_kl``.
     """
     p, x, e, scratch, *_ = job.buffers
     compared = compare(job, p, x, scratch)
@@ -151,11 +152,11 @@ def kl(job: Job) -> Tensor:
         return careful_kl(job, compared)
     small = fast_expm1(x, compared.most, out=e)
     mean = expectation(p, torch.sub(e, x, out=scratch), scratch)
+    if (few := rows_below(small, mean)) is not None:
+        mean[few] = _excess_in_float64(p[few], x[few])
     values = mean.log1p()
-    few = rows_below(small, values, shifted(compared, values))
-    if few is not None and len(few) == len(values):
-        return careful_kl(job, compared)
-    part = None if few is None else part_of(job, few)
+    doubted = None if (doubt := shifted(compared, values)) is None else rows_below(0.0, doubt)
+    part = None if doubted is None else part_of(job, doubted)
     values = values.squeeze(-1)
     to_p, to_q = job.gradients
     if to_p is not None:
@@ -165,10 +166,18 @@ def kl(job: Job) -> Tensor:
     elif to_q is not None:
         q = softmax(job.b, job.temperature, out=e, scratch=scratch)
         torch.sub(q, p, out=to_q).mul_(job.factor)
-    if few is not None and part is not None:
-        values[few] = careful_kl(part)
-        put_back(job, few, part)
+    if doubted is not None and part is not None:
+        values[doubted] = careful_kl(part)
+        put_back(job, doubted, part)
     return values
+
+
+def _excess_in_float64(p: Tensor, x: Tensor) -> Tensor:
+    """E_p[exp(x) - 1 - x], [rows, 1], of a few rows."""
+    if x.dtype == torch.float64:
+        return excess(p, x, *(torch.empty_like(x) for _ in range(3)))
+    wide = x.double()
+    return (torch.expm1(wide).sub_(wide).mul_(p)).sum(-1, keepdim=True).to(x.dtype)
 
 
 def careful_kl(job: Job, compared: Compared | None = None) -> Tensor:
