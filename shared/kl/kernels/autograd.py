@@ -88,7 +88,7 @@ def _compute(
     divergence, formula, rows, weight = ctx.of
     needed = needed or [False] * len(inputs)
     a, weight = inputs[0], 1.0 if weight is None else weight
-    if rows is None and a.dtype == torch.float32 and a.numel() <= _FEW_ELEMENTS:
+    if rows is None and a.dtype == torch.float32 and 0 < a.numel() <= _FEW_ELEMENTS:
         values, targets = _compute_few(divergence, inputs, needed, weight)
         if math.isfinite(values.sum().item()):
             return values, targets[: len(inputs)]

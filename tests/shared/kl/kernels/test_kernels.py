@@ -218,6 +218,20 @@ def test_backward_again_and_twice(name, shape):
     assert torch.autograd.gradgradcheck(lambda *x: function(*(x * 2)[:2]), leaves)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_empty_batches_and_batches_of_which_nothing_counts(name, dtype):
+    function = FUNCTIONS[name][0]
+    for shape, options in ((0, {}), (3, {"mask": torch.zeros(3, dtype=torch.bool)})):
+        for reduction in ("none", "sum", "batchmean", "positionmean"):
+            leaves = [torch.full((shape, 5), 0.2, dtype=dtype, requires_grad=True) for _ in "pq"]
+            value = function(*leaves, reduction=reduction, **options)
+            value.sum().backward()
+            assert value.sum().item() == 0
+            for leaf in leaves:
+                assert leaf.grad is None or (leaf.grad == 0).all()
+
+
 def test_of_one_argument_only_one_gradient_is_computed():
     p, q = logits(SHAPES["many"], 1.0, 0.5)
     q.requires_grad_()
