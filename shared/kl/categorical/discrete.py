@@ -182,25 +182,26 @@ def js_from_logits(
     p_logits: Tensor, q_logits: Tensor, weight: float = 0.5, **options: Unpack[LogitsOptions]
 ) -> Tensor:
     """The Jensen-Shannon divergence of two softmaxes; ``weight`` is that of p."""
-    return _js(read_logits, p_logits, q_logits, weight, options)
+    return _of_mixture(js_rows, js, read_logits, (p_logits, q_logits), weight, options)
 
 
 def js_from_log_probs(
     log_p: Tensor, log_q: Tensor, weight: float = 0.5, **options: Unpack[ProbsOptions]
 ) -> Tensor:
     """The Jensen-Shannon divergence; ``weight`` is that of p."""
-    return _js(read_log_probs, log_p, log_q, weight, options)
+    return _of_mixture(js_rows, js, read_log_probs, (log_p, log_q), weight, options)
 
 
-def _js(
+def _of_mixture(
+    rows: Callable[[float, Temperature], Divergence],
+    formula: Callable[[Pair, float], Tensor],
     read: Callable[..., list[Tensor]],
-    p: Tensor,
-    q: Tensor,
+    distributions: tuple[Tensor, Tensor],
     weight: float,
     options: LogitsOptions | ProbsOptions,
 ) -> Tensor:
-    formula = partial(_of_logits, partial(js, weight=weight))
-    return apply_kernel(partial(js_rows, weight), formula, read, (p, q), options)
+    plain = partial(_of_logits, lambda pair: formula(pair, weight))
+    return apply_kernel(partial(rows, weight), plain, read, distributions, options)
 
 
 def skew_kl_from_probs(
@@ -219,25 +220,14 @@ def skew_kl_from_log_probs(
     log_p: Tensor, log_q: Tensor, weight: float = 0.1, **options: Unpack[ProbsOptions]
 ) -> Tensor:
     """The skew KL divergence; ``weight`` is that of p."""
-    return _skew(read_log_probs, log_p, log_q, weight, options)
+    return _of_mixture(skew_rows, skew_kl, read_log_probs, (log_p, log_q), weight, options)
 
 
 def skew_kl_from_logits(
     p_logits: Tensor, q_logits: Tensor, weight: float = 0.1, **options: Unpack[LogitsOptions]
 ) -> Tensor:
     """The skew KL divergence of two softmaxes; ``weight`` is that of p."""
-    return _skew(read_logits, p_logits, q_logits, weight, options)
-
-
-def _skew(
-    read: Callable[..., list[Tensor]],
-    p: Tensor,
-    q: Tensor,
-    weight: float,
-    options: LogitsOptions | ProbsOptions,
-) -> Tensor:
-    formula = partial(_of_logits, partial(skew_kl, weight=weight))
-    return apply_kernel(partial(skew_rows, weight), formula, read, (p, q), options)
+    return _of_mixture(skew_rows, skew_kl, read_logits, (p_logits, q_logits), weight, options)
 
 
 def js_distance_from_probs(p: Tensor, q: Tensor, **options: Unpack[ProbsOptions]) -> Tensor:

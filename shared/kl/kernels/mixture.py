@@ -23,10 +23,7 @@ def js(job: Job, weight: float) -> Tensor:
     if _first_is_close(job):
         return careful_js(job, weight)
     p, q, gap, log_m_p, log_m_q, *_ = job.buffers
-    least = torch.finfo(p.dtype).tiny
-    softmax(job.a, job.temperature, out=p, scratch=gap).clamp_(min=least)
-    softmax(job.b, job.temperature, out=q, scratch=gap).clamp_(min=least)
-    torch.sub(q, p, out=gap)
+    _softmaxes(job, p, q, gap)
     torch.div(gap, p, out=log_m_p).mul_(1 - weight).log1p_()
     torch.div(gap, q, out=log_m_q).mul_(-weight).log1p_()
     minus_p, minus_q = expectation(p, log_m_p, gap), expectation(q, log_m_q, gap)
@@ -36,13 +33,26 @@ def js(job: Job, weight: float) -> Tensor:
     values = values.squeeze(-1)
     to_p, to_q = job.gradients
     if to_p is not None:
+        p.sub_(_least(p))  # what is excluded gets a gradient of exactly 0
         torch.mul(log_m_p.sub_(minus_p), p, out=to_p).mul_(-weight * job.factor)
     if to_q is not None:
+        q.sub_(_least(q))
         torch.mul(log_m_q.sub_(minus_q), q, out=to_q).mul_((weight - 1) * job.factor)
     if few is not None and part is not None:
         values[few] = careful_js(part, weight)
         put_back(job, few, part)
     return values
+
+
+def _softmaxes(job: Job, p: Tensor, q: Tensor, gap: Tensor) -> None:
+    """p and q, which are nowhere 0, and q - p."""
+    softmax(job.a, job.temperature, out=p, scratch=gap).clamp_(min=_least(p))
+    softmax(job.b, job.temperature, out=q, scratch=gap).clamp_(min=_least(q))
+    torch.sub(q, p, out=gap)
+
+
+def _least(p: Tensor) -> float:
+    return torch.finfo(p.dtype).tiny
 
 
 def _first_is_close(job: Job) -> bool:
@@ -121,17 +131,15 @@ def skew_kl(job: Job, weight: float) -> Tensor:
     if _first_is_close(job):
         return _careful_skew_kl(job, weight)
     p, q, gap, log_m_p, s, *_ = job.buffers
-    least = torch.finfo(p.dtype).tiny
-    softmax(job.a, job.temperature, out=p, scratch=gap).clamp_(min=least)
-    softmax(job.b, job.temperature, out=q, scratch=gap).clamp_(min=least)
-    torch.sub(q, p, out=gap).mul_(1 - weight)
+    _softmaxes(job, p, q, gap)
+    gap.mul_(1 - weight)
     torch.log1p(torch.div(gap, p, out=log_m_p), out=log_m_p)
     torch.div(gap, gap.add(p), out=s).neg_()
     values = -expectation(p, log_m_p, gap)
     few = rows_below(_SMALL_SKEW, values)
     part = None if few is None else part_of(job, few)
     values = values.squeeze(-1)
-    _skew_gradients(job, weight, p, q, log_m_p, s, gap)
+    _skew_gradients(job, weight, p.sub_(_least(p)), q.sub_(_least(q)), log_m_p, s, gap)
     if few is not None and part is not None:
         values[few] = _careful_skew_kl(part, weight)
         put_back(job, few, part)
