@@ -43,7 +43,7 @@ def largest(x: Tensor) -> float:
 
 def series(x: Tensor, limit: float, out: Tensor) -> Tensor:
     """exp(x) - 1 - x for |x| <= limit: x^2 (1/2! + x/3! + ...), as many terms as are seen."""
-    terms, term, rounding = 0, 1.0, torch.finfo(x.dtype).eps / 8
+    terms, term, rounding = 0, 1.0, torch.finfo(x.dtype).eps / 3
     while term > rounding:  # the next one, of 2 (exp(x) - 1 - x) / x^2
         terms += 1
         term *= limit / (terms + 2)

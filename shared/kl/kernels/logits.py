@@ -7,25 +7,14 @@ import torch
 from torch import Tensor
 
 from ..conventions import Temperature
-from .job import (
-    Job,
-    excess,
-    expectation,
-    fast_expm1,
-    is_one,
-    largest,
-    part_of,
-    put_back,
-    rows_below,
-    series,
-)
+from .job import Job, excess, expectation, fast_expm1, is_one, part_of, put_back, rows_below, series
 
 _FAR = 60.0  # nats; beyond, exp may overflow, or multiply a p that has lost its digits
 _LARGE = 20.0  # nats; from here on no digits are lost in differences of logarithms
 _SHIFTED = 64.0  # c^2 in units of the KL, which is about half the variance of u
 _MANY = 4096  # categories; the softmax of more is normalised again
 _MUCH = 8.0  # |x|; from here on p exp(x) has fewer digits than a softmax of its own
-_CLOSE = 0.5  # |x|, up to where the series is the fastest
+_CLOSE = 1.0  # |x|, up to where the series is the fastest that keeps the digits
 
 # With v = (b - a) / T, c = E_p v and x = v - c, as in ``pairs.pair_of_logits``,
 # q / p = exp(x) / E_p exp(x); and E_p x = 0 but for rounding.
@@ -53,6 +42,10 @@ class Compared(NamedTuple):
     apart: Apart | None
     most: float  # the largest x
     shift: Tensor | None  # [rows, 1]: c, unless it was taken out exactly
+
+    def limit(self, x: Tensor) -> float:
+        """The largest |x|, or inf where that is above 1."""
+        return max(-x.amin().item(), self.most) if self.most < 1 else torch.inf
 
 
 def softmax(logits: Tensor, temperature: Temperature, out: Tensor, scratch: Tensor) -> Tensor:
@@ -148,7 +141,7 @@ def kl(job: Job) -> Tensor:
     """
     p, x, e, scratch, *_ = job.buffers
     compared = compare(job, p, x, scratch)
-    if compared.apart is not None or (compared.most < _CLOSE and -x.amin().item() < _CLOSE):
+    if compared.apart is not None or compared.limit(x) < _CLOSE:
         return careful_kl(job, compared)
     small = fast_expm1(x, compared.most, out=e)
     mean = expectation(p, torch.sub(e, x, out=scratch), scratch)
@@ -184,10 +177,10 @@ def careful_kl(job: Job, compared: Compared | None = None) -> Tensor:
     """D(p || q) = log1p(E_p[e - x]), e = exp(x) - 1, no term negative; gradients -p x and p r."""
     p, x, e, gap, scratch, *_ = job.buffers
     compared = compared or compare(job, p, x, scratch, exact=True)
-    apart, limit = compared.apart, largest(x)
+    apart, limit = compared.apart, compared.limit(x)
     if limit < _CLOSE:
         torch.add(series(x, limit, out=gap), x, out=e)
-        mean = expectation(p, gap, scratch)
+        mean = expectation(p, gap, scratch=gap)
     else:
         mean = excess(p, x, gap, scratch, e)
         torch.expm1(x, out=e)
