@@ -114,7 +114,6 @@ from .samples.variational import (
     smile_bound,
 )
 from .transport import sinkhorn_divergence, wasserstein_1d
-from .vocabulary.heads import soft_capped
 from .vocabulary.hidden_states import fused_linear_js, fused_linear_kl, fused_linear_skew_kl
 from .vocabulary.logits import chunked_js, chunked_kl, chunked_skew_kl
 from .vocabulary.topk import kl_topk

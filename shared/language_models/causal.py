@@ -23,7 +23,6 @@ from transformers.utils import logging
 
 from shared.data.smollm2 import fetch_smollm2
 from shared.errors import UserError, first_line
-from shared.kl import soft_capped
 
 logging.disable_progress_bar()  # of loading weights
 constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers report what is trained to the Hub
@@ -94,7 +93,9 @@ class OutputHead(NamedTuple):
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., width] -> [..., vocabulary], in the type of ``hidden``."""
         logits = F.linear(hidden, *self.to(hidden.dtype)[:2])
-        return logits if self.soft_cap is None else soft_capped(logits, self.soft_cap)
+        return (
+            logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
+        )
 
 
 @torch.no_grad()

@@ -67,7 +67,7 @@ def test_every_public_function_of_the_toolbox_is_in_its_readme():
         name for span in re.findall(r"`([^`\n]+)`", text) for name in re.findall(r"\w+\*?", span)
     }
     for name in shared.kl.__all__:
-        assert {name, re.sub("(probs|logits)$", "*", name)} & named, name
+        assert {name, re.sub("(log_probs|probs|logits)$", "*", name)} & named, name
     public = set(shared.kl.__all__)
     for stem in {n[:-1] for n in named if n.endswith("_from_*") and n != "_from_*"}:
         assert {f"{stem}probs", f"{stem}logits"} <= public, stem

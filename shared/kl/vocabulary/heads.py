@@ -12,7 +12,7 @@ from ..conventions import check_floating
 class Head(NamedTuple):
     """logits = hidden @ weight.T + bias, with hidden [n, width], weight [vocabulary, width].
 
-    With a soft cap c they are c tanh(logits / c).
+    With a soft cap c they are c tanh(logits / c) (Gemma 2, Riviere et al. 2024, section 2).
     """
 
     hidden: Tensor
@@ -23,16 +23,13 @@ class Head(NamedTuple):
     def logits(self, rows: Tensor) -> Tensor:
         """[rows, vocabulary], in the heads' own precision."""
         logits = F.linear(self.hidden[rows], self.weight, self.bias)
-        return logits if self.soft_cap is None else soft_capped(logits, self.soft_cap)
+        return (
+            logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
+        )
 
     def slope_of_cap(self, logits: Tensor) -> Tensor | None:
         """The derivative of capped logits to those before the cap: 1 - (logits / c)^2."""
         return None if self.soft_cap is None else 1 - (logits / self.soft_cap).square()
-
-
-def soft_capped(logits: Tensor, cap: float) -> Tensor:
-    """cap tanh(logits / cap) (Gemma 2, Riviere et al. 2024, section 2)."""
-    return torch.tanh(logits / cap).mul(cap)
 
 
 def wants_gradient(head: Head) -> bool:

@@ -18,10 +18,10 @@ CHOICES = {  # not functions of distributions, samples or amounts
     *"Critic MINEState KLEstimate TermSummary KLDecomposition FDivergence Reduction Unit".split(),
 }
 OBJECTS = {"kl_divergence", "reparameterized_kl"}  # functions of torch.distributions
-ONCE = (
-    {"kl_knn", "sinkhorn_divergence", "wasserstein_1d", "chunked_kl", "chunked_js"}
-    | {"chunked_skew_kl"}
-    | {*"fused_linear_kl fused_linear_js fused_linear_skew_kl".split()}
+ONCE = set(
+    """kl_knn mutual_information_knn sinkhorn_divergence wasserstein_1d
+    chunked_kl chunked_js chunked_skew_kl
+    fused_linear_kl fused_linear_js fused_linear_skew_kl""".split()
 )
 MATRICES = {name for name in kl.__all__ if name.endswith("mvn") or name == "kl_mvn_from_scale_tril"}
 
@@ -112,7 +112,6 @@ CALLS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "renyi_normal": (lambda *args: kl.renyi_normal(*args, 0.5), (A, B, X, Y)),
     "sequence_kl_surrogate": (kl.sequence_kl_surrogate, (A, B)),
     "sinkhorn_divergence": (lambda x, y: kl.sinkhorn_divergence(x, y, epsilon=1.0), (X, Y)),
-    "soft_capped": (lambda x: kl.soft_capped(x, 3.0), (A,)),
     "smile_bound": (lambda s: kl.smile_bound(s, 1.0), (SQUARE,)),
     "summarise_terms": (lambda x: kl.summarise_terms(x).estimate.mean, (A,)),
     "total_variation_from_hellinger": (
