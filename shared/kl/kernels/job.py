@@ -31,6 +31,13 @@ class Job(NamedTuple):
     buffers: list[Tensor]  # [rows, categories] each, content undefined
 
 
+def in_place(job: Job, side: int, buffer: Tensor) -> Tensor:
+    """Where a gradient goes, as memory for what it is made of; the buffer if that is read last."""
+    target = job.gradients[side]
+    logits = {job.a.data_ptr(), job.b.data_ptr()}
+    return buffer if target is None or target.data_ptr() in logits else target
+
+
 def expectation(p: Tensor, u: Tensor, scratch: Tensor) -> Tensor:
     """E_p u, [rows, 1], by ``sum``: a matrix product would lose three digits over a vocabulary."""
     return torch.mul(p, u, out=scratch).sum(-1, keepdim=True)

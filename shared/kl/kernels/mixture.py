@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .job import Job, excess, expectation, largest, part_of, put_back, rows_below, rows_of
+from .job import Job, excess, expectation, in_place, largest, part_of, put_back, rows_below, rows_of
 from .logits import Apart, compare, ratio, shifted, softmax
 
 _CLOSE = 0.25  # q / p - 1, to which the divergence is surely small
@@ -14,7 +14,7 @@ _SMALL_SKEW = 0.06
 _FAR = 60.0  # nats; beyond, exp may overflow
 
 
-def js(job: Job, weight: float) -> Tensor:
+def js(job: Job, weight: float, positive: bool = False) -> Tensor:
     """w D(p || m) + (1 - w) D(q || m) with m / p = 1 + (1 - w) (q - p) / p, and likewise m / q.
 
     The gradients are w p (log p/m - D(p || m)) and (1 - w) q (log q/m - D(q || m)). Rows where the
@@ -22,21 +22,25 @@ def js(job: Job, weight: float) -> Tensor:
     """
     if _first_is_close(job):
         return careful_js(job, weight)
-    p, q, gap, log_m_p, log_m_q, *_ = job.buffers
-    _softmaxes(job, p, q, gap)
+    p, q, gap, *more = job.buffers
+    log_m_p, log_m_q = (in_place(job, side, more[side]) for side in (0, 1))
+    _softmaxes(job, p, q, gap, positive)
     torch.div(gap, p, out=log_m_p).mul_(1 - weight).log1p_()
     torch.div(gap, q, out=log_m_q).mul_(-weight).log1p_()
     minus_p, minus_q = expectation(p, log_m_p, gap), expectation(q, log_m_q, gap)
     values = -weight * minus_p - (1 - weight) * minus_q
+    if not (positive or math.isfinite(values.sum().item())):  # a p or q is 0
+        return js(job, weight, positive=True)
     few = rows_below(_SMALL * 4 * weight * (1 - weight), values)
     part = None if few is None else part_of(job, few)
     values = values.squeeze(-1)
     to_p, to_q = job.gradients
-    if to_p is not None:
+    if positive:
         p.sub_(_least(p))  # what is excluded gets a gradient of exactly 0
+        q.sub_(_least(q))
+    if to_p is not None:
         torch.mul(log_m_p.sub_(minus_p), p, out=to_p).mul_(-weight * job.factor)
     if to_q is not None:
-        q.sub_(_least(q))
         torch.mul(log_m_q.sub_(minus_q), q, out=to_q).mul_((weight - 1) * job.factor)
     if few is not None and part is not None:
         values[few] = careful_js(part, weight)
@@ -44,10 +48,13 @@ def js(job: Job, weight: float) -> Tensor:
     return values
 
 
-def _softmaxes(job: Job, p: Tensor, q: Tensor, gap: Tensor) -> None:
-    """p and q, which are nowhere 0, and q - p."""
-    softmax(job.a, job.temperature, out=p, scratch=gap).clamp_(min=_least(p))
-    softmax(job.b, job.temperature, out=q, scratch=gap).clamp_(min=_least(q))
+def _softmaxes(job: Job, p: Tensor, q: Tensor, gap: Tensor, positive: bool) -> None:
+    """p, q, and q - p; with ``positive`` the least number of the type takes the place of 0."""
+    softmax(job.a, job.temperature, out=p, scratch=gap)
+    softmax(job.b, job.temperature, out=q, scratch=gap)
+    if positive:
+        p.clamp_(min=_least(p))
+        q.clamp_(min=_least(q))
     torch.sub(q, p, out=gap)
 
 
@@ -131,7 +138,7 @@ def skew_kl(job: Job, weight: float) -> Tensor:
     if _first_is_close(job):
         return _careful_skew_kl(job, weight)
     p, q, gap, log_m_p, s, *_ = job.buffers
-    _softmaxes(job, p, q, gap)
+    _softmaxes(job, p, q, gap, positive=True)
     gap.mul_(1 - weight)
     torch.log1p(torch.div(gap, p, out=log_m_p), out=log_m_p)
     torch.div(gap, gap.add(p), out=s).neg_()
