@@ -62,7 +62,10 @@ def load_causal(
         if Path(source).is_dir():
             what = "cannot be read"
         raise UserError(f"{option} {name}: {what} ({first_line(error)})") from error
-    count = model.get_input_embeddings().weight.shape[0]
+    try:
+        count = model.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError) as error:
+        raise UserError(f"{option} {name}: has no table of embeddings") from error
     if (last := max(tokenizer.get_vocab().values(), default=0)) >= count:
         raise UserError(
             f"{option} {name}: its tokenizer has tokens up to number {last}, the model embeddings "
@@ -117,11 +120,17 @@ def logit_scale(model: Any) -> float:
     tokens = torch.arange(min(8, layer.weight.shape[0]), device=device)[None]
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "use_cache": False}
     model.eval()
-    with torch.autocast(device.type, enabled=False):
-        logits = model(**inputs).logits.double()
-        hidden = model.base_model(**inputs).last_hidden_state
-        products = F.linear(hidden, layer.weight).double()
-    model.train(training)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            logits = model(**inputs).logits.double()
+            hidden = trunk_of(model)(**inputs).last_hidden_state
+            products = F.linear(hidden, layer.weight).double()
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{kind}: its output weights do not take its hidden states ({first_line(error)})"
+        ) from error
+    finally:
+        model.train(training)
     linear = logits if cap is None else cap * torch.atanh(logits / cap)
     if layer.bias is not None:
         linear = linear - layer.bias.double()
@@ -135,6 +144,12 @@ def logit_scale(model: Any) -> float:
         )
     model._logit_scale = scale if abs(scale - 1) > 1e-5 else 1.0
     return float(model._logit_scale)
+
+
+def trunk_of(model: Any) -> Any:
+    """The model without its last layer."""
+    base = model.base_model
+    return getattr(model, "model", base) if base is model else base  # Llama 4 names it otherwise
 
 
 def _soft_cap(model: Any) -> float | None:
@@ -159,7 +174,7 @@ class LanguageModel(nn.Module):
         head = model.get_output_embeddings()
         self.config: PreTrainedConfig = model.config
         self._no_split_modules = list(model._no_split_modules or [])  # what FSDP shards one by one
-        self.trunk: Any = model.base_model
+        self.trunk: Any = trunk_of(model)
         tied = head.weight is self.trunk.get_input_embeddings().weight and head.bias is None
         self.head: nn.Linear | None = None if tied else head
 
@@ -267,7 +282,7 @@ class LanguageModel(nn.Module):
     def to_transformers(self) -> PreTrainedModel:
         """An ordinary transformers model with these weights, to save or to ``generate`` with."""
         model = AutoModelForCausalLM.from_config(self.config)
-        model.base_model.load_state_dict(self.trunk.state_dict())
+        trunk_of(model).load_state_dict(self.trunk.state_dict())
         if self.head is not None:
             model.get_output_embeddings().load_state_dict(self.head.state_dict())
         return model

@@ -55,6 +55,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], float]] = {
         },
         0.4,
     ),
+    "llama4_text": ("llama4_text", {"head_dim": 8, "intermediate_size_mlp": 32}, 1.0),
+    "mamba": ("mamba", {}, 1.0),
+    "bloom": ("bloom", {"n_layer": 2, "n_head": 2}, 1.0),
     "opt": ("opt", {"ffn_dim": 32, "word_embed_proj_dim": 16}, 1.0),
 }
 
@@ -128,6 +131,13 @@ def test_samples_are_of_the_models_own_distribution(kind: str) -> None:
     assert tokens[0, 2:].tolist() == medians.tolist()
     head = LanguageModel(model).output
     torch.testing.assert_close(head.logits(states[0]).softmax(-1), probabilities)
+
+
+@pytest.mark.parametrize("kind", ["electra", "bert", "roberta"])
+def test_what_its_output_weights_do_not_explain_is_refused_in_one_line(kind: str) -> None:
+    with pytest.raises(UserError, match=f"{kind}: its (logits are not|output weights do not)") as e:
+        LanguageModel(made(kind, {"is_decoder": True}))
+    assert "\n" not in str(e.value)
 
 
 def test_a_model_that_differs_in_an_unknown_way_is_refused() -> None:
