@@ -16,7 +16,7 @@ def kl_of_probs(job: Job) -> Tensor:
     |log(p / q)| is log(1 + |q - p| / min(p, q)). Where p is 0 it is computed as the least number of
     its type, and a term is q. NaN or inf if q is 0 where p is not.
     """
-    p, q, gap, log_ratio, scratch, sign = job.buffers
+    p, q, gap, log_ratio, scratch, sign, exact = job.buffers
     torch.clamp(job.a, min=torch.finfo(p.dtype).tiny, out=p)
     q_used, has_zeros = job.b, not job.a.amin().item() > 0
     if has_zeros:
@@ -30,9 +30,12 @@ def kl_of_probs(job: Job) -> Tensor:
     if limit < _CLOSE:
         values = expectation(p, series(log_ratio, limit, out=scratch), scratch)
     else:
-        values = gap.sum(-1, keepdim=True) - expectation(p, log_ratio, scratch)
+        exact_gap = gap
+        if has_zeros:  # back to 0, so that equal distributions are at 0
+            exact_gap = torch.sub(job.b, p.mul_(sign), out=exact)
+        values = exact_gap.sum(-1, keepdim=True) - expectation(p, log_ratio, scratch)
         if (few := rows_below(_SMALL, values)) is not None:
-            values[few] = _small(p[few], gap[few], log_ratio[few])
+            values[few] = _small(p[few], exact_gap[few], log_ratio[few])
     to_p, to_q = job.gradients
     if to_p is not None:
         torch.mul(log_ratio, -job.factor, out=to_p)

@@ -55,7 +55,7 @@ def entropy_rows(temperature: Temperature) -> Divergence:
     return Divergence(entropy, 3, few.entropy, temperature)
 
 
-KL_OF_PROBS = Divergence(kl_of_probs, 6, few.kl_of_probs)
+KL_OF_PROBS = Divergence(kl_of_probs, 7, few.kl_of_probs)
 
 
 def divergence_of_rows(

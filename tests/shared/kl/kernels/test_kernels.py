@@ -175,6 +175,18 @@ def test_zero_at_equal_arguments_and_never_below(name, shape):
 
 
 @pytest.mark.parametrize("shape", ["few", "many"])
+def test_equal_probabilities_of_which_some_are_zero(shape):
+    p = logits(SHAPES[shape], 2.0, 0.0)[0].softmax(-1)
+    p[:, ::3] = 0
+    p[0], p[0, 0] = 0, 1
+    value, (to_p, to_q) = found("kl of probabilities", p, p.clone(), torch.ones(len(p)))
+    assert (value == 0).all()
+    assert (to_p == 0).all()
+    assert (to_q[p > 0] == 0).all()
+    assert (to_q[p == 0] == 1).all()  # the derivative of p log(p / q) - p + q at p = 0
+
+
+@pytest.mark.parametrize("shape", ["few", "many"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_masks_and_reductions(name, shape):
     p, q = logits(SHAPES[shape], 2.0, 1.0)
