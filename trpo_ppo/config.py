@@ -13,7 +13,8 @@ class Config(RunConfig):
     """Train a policy with TRPO or PPO; ``--env`` and ``--algo`` choose the rest."""
 
     env: str = "CartPole-v1"
-    """Gymnasium environment whose observations are vectors, its actions vectors or choices."""
+    """Gymnasium environment, or MODULE:NAME of your own: any observations that are numbers or
+    choices (images apart), actions that are numbers or one choice."""
     algo: Algorithm = "ppo-clip"
     """What holds the new policy near the old one. ppo-clip: --clip. ppo-kl: a penalty --beta
     KL(old || new). ppo-kl-adaptive: the penalty follows the target --delta. trpo: the constraint

@@ -15,7 +15,7 @@ from shared.errors import UserError
 from shared.run.checkpoint import check_architecture, read_model
 from shared.run.report import write_evaluation
 from shared.training.seeding import EVALUATION, generator
-from trpo_ppo.envs import interface, make, to_action
+from trpo_ppo.envs import interface, make, to_action, to_vector
 from trpo_ppo.network import Array
 from trpo_ppo.policy import Agent
 from trpo_ppo.video import film
@@ -56,7 +56,8 @@ def play(choose: Choose, name: str, episodes: int, seed: int) -> list[float]:
         noise = draw(spaces.limit, spaces.width, generator=generator("cpu", *key)).numpy()
         score, over, t = 0.0, False, 0
         while not over:
-            action = choose(observation[None], noise[t, None])
+            seen = to_vector(env.observation_space, observation)
+            action = choose(seen[None], noise[t, None])
             observation, reward, terminated, truncated, _ = env.step(
                 to_action(env.action_space, action[0].astype(np.float32))
             )

@@ -9,7 +9,7 @@ import numpy as np
 
 from shared.errors import UserError
 from shared.training.seeding import EVALUATION
-from trpo_ppo.envs import make, to_action
+from trpo_ppo.envs import make, to_action, to_vector
 from trpo_ppo.policy import Agent
 
 WIDTH = 240  # pixels of a frame: at least this, less than twice as many
@@ -56,7 +56,8 @@ def _frames(agent: Agent, name: str, path: Path, seed: int) -> tuple[list[Any], 
     every = math.ceil(rate * LONGEST / FRAMES)
     frames, over, t = [_small(first)], False, 0
     while not over and t < rate * LONGEST:
-        action = actor.best(actor.normalised(observation[None]))[0].astype(np.float32)
+        seen = to_vector(env.observation_space, observation)
+        action = actor.best(actor.normalised(seen[None]))[0].astype(np.float32)
         observation, _, terminated, truncated, _ = env.step(to_action(env.action_space, action))
         over, t = terminated or truncated, t + 1
         if t % every == 0:
