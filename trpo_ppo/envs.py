@@ -198,20 +198,32 @@ class Environments:
 
     def state(self) -> dict[str, Array]:
         """Episode, steps in it and their actions: all it takes to come back here."""
-        return {"episodes": self.episodes, "elapsed": self.elapsed, "actions": self.actions}
+        return {
+            "episodes": self.episodes,
+            "elapsed": self.elapsed,
+            "actions": self.actions,
+            "observations": self.observations,
+        }
 
-    def restore(self, episodes: Array, elapsed: Array, actions: Array) -> None:
-        """Play the actions of every unfinished episode again."""
+    def restore(self, episodes: Array, elapsed: Array, actions: Array, observations: Array) -> None:
+        """Play the actions of every unfinished episode again.
+
+        Raises:
+            UserError: that ended elsewhere than where the checkpoint's environments stood.
+        """
         for i, env in enumerate(self.indices):
             self.episodes[i] = episodes[i] - 1
             self._reset(i)
+            over = False
             for action in actions[i, : int(elapsed[i])]:
                 _, terminated, truncated = self._step(i, action)
-                if terminated or truncated:
-                    raise UserError(
-                        f"--resume: environment {env} of {self.name} went another way than when "
-                        f"the checkpoint was written; is it another version of the simulator?"
-                    )
+                over = over or terminated or truncated
+            if over or not np.array_equal(self.observations[i], observations[i]):
+                raise UserError(
+                    f"--resume: environment {env} of {self.name} went another way than when the "
+                    f"checkpoint was written; is it another version of the simulator, or one whose "
+                    f"chance does not come from the seed of its reset?"
+                )
 
     def close(self) -> None:
         for env in self.envs:

@@ -22,6 +22,7 @@ class State(nn.Module):
     env_episodes: Tensor
     env_elapsed: Tensor
     env_actions: Tensor
+    env_observations: Tensor
 
     def __init__(self, agent: Agent, envs: Environments, num_envs: int, beta: float) -> None:
         super().__init__()
@@ -35,6 +36,7 @@ class State(nn.Module):
             "env_episodes": torch.zeros(num_envs, dtype=torch.int64),
             "env_elapsed": torch.zeros(num_envs, dtype=torch.int64),
             "env_actions": torch.zeros(num_envs, spaces.limit, spaces.width),
+            "env_observations": torch.zeros(num_envs, spaces.observations, dtype=torch.float64),
         }
         for name, value in buffers.items():
             self.register_buffer(name, value)
@@ -53,6 +55,7 @@ class State(nn.Module):
             self.env_episodes[own].numpy(),
             self.env_elapsed[own].numpy(),
             self.env_actions[own].numpy(),
+            self.env_observations[own].numpy(),
         )
 
     def score(self) -> float:

@@ -189,7 +189,7 @@ def test_the_camera_goes_with_the_body(tmp_path: Path, programs: Processes) -> N
 
 BAD = {
     "environment": (["--env", "Hoper-v5"], ["--env Hoper-v5", "did you mean Hopper-v5"]),
-    "kind": (["--env", "FrozenLake-v1"], ["--env FrozenLake-v1", "must be a vector"]),
+    "kind": (["--env", "CarRacing-v3"], ["--env CarRacing-v3", "observations are images"]),
     "algorithm": (["--algo", "ppo"], ["--algo", "ppo-clip", "trpo"]),
     "all at once": (
         ["--minibatch", "100", "--gamma", "2", "--delta", "0"],

@@ -50,7 +50,7 @@ class Env(gym.Env):
         self.action_space = DONE.get(kind, Box(-1.0, 1.0, (2,), np.float32))
 
     def reset(self, seed=None, options=None):
-        super().reset(seed=seed)
+        super().reset(seed=None if self.fails == "seed" else seed)
         self.observation_space.seed(int(self.np_random.integers(2**31)))
         return self.observation_space.sample(), {}
 
@@ -67,6 +67,9 @@ for kind in SEEN:
 for fails in ("made", "step", "shape"):
     kwargs = {"kind": "Point", "fails": fails}
     gym.register(f"Fails-{fails}-v0", Env, max_episode_steps=20, kwargs=kwargs)
+gym.register(
+    "Unseeded-v0", Env, max_episode_steps=20, kwargs={"kind": "Point", "fails": "seed"}
+)
 gym.register("Endless-v0", Env, kwargs={"kind": "Point"})
 """
 
@@ -149,6 +152,16 @@ def test_what_goes_wrong_in_a_step_names_the_environment(fails: str, message: st
     envs = Environments(f"their_rl:Fails-{fails}-v0", 0, [0], 0.9)
     with pytest.raises(UserError, match=f"--env their_rl:Fails-{fails}-v0: {message}"):
         collect(Agent(2, 3, "categorical"), envs, 5, 1, 0, 0)
+
+
+@pytest.mark.usefixtures("module")
+def test_an_environment_whose_chance_is_its_own_is_found_out() -> None:
+    name = "their_rl:Unseeded-v0"
+    envs = Environments(name, 0, [3], 0.9)
+    collect(Agent(2, 3, "categorical"), envs, 7, 4, 0, 0)
+    state = {key: value.copy() for key, value in envs.state().items()}
+    with pytest.raises(UserError, match="environment 3 of their_rl:Unseeded-v0 went another way"):
+        Environments(name, 0, [3], 0.9).restore(**state)
 
 
 def test_frozen_lake_is_a_choice_of_sixteen() -> None:

@@ -204,9 +204,9 @@ def test_restored_environments_go_on_as_the_first_ones(name):
     state.remember(envs, torch.zeros(0))
     other = Environments(name, 1, [4, 2], 0.99)
     other.indices = [0, 1]  # rows of the state's buffers
-    episodes, elapsed, actions = (np.copy(x) for x in envs.state().values())
+    stood = {name: np.copy(x) for name, x in envs.state().items()}
     other.indices = [4, 2]
-    other.restore(episodes, elapsed, actions)
+    other.restore(**stood)
     ours, theirs = (collect(agent, e, 90, 5, 0, 1) for e in (envs, other))
     assert np.array_equal(ours.raw, theirs.raw)
     assert np.array_equal(ours.columns.rewards, theirs.columns.rewards)
