@@ -15,7 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from shared.errors import UserError
 from shared.kl import chunked_kl, entropy_from_logits
-from shared.language_models.causal import LanguageModel, OutputHead
+from shared.language_models.causal import LanguageModel
+from shared.language_models.head import OutputHead
 
 ROWS = 64  # states whose logits are in memory at once: enough for a matrix product
 LINEAR = (nn.Linear, Conv1D)  # GPT-2 has the latter

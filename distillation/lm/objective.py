@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from distillation import objective as soft
 from shared.kl import fused_linear_js, fused_linear_kl, fused_linear_skew_kl, kl_topk
-from shared.language_models.causal import OutputHead
+from shared.language_models.head import OutputHead
 
 Objective = Literal["forward", "reverse", "js", "skew", "ce"]
 Logits = Literal["chunked", "full", "topk"]

@@ -113,7 +113,8 @@ from .samples.variational import (
     nwj_bound,
     smile_bound,
 )
-from .transport import sinkhorn_divergence, wasserstein_1d
+from .sinkhorn import sinkhorn_divergence
+from .transport import wasserstein_1d
 from .vocabulary.hidden_states import fused_linear_js, fused_linear_kl, fused_linear_skew_kl
 from .vocabulary.logits import chunked_js, chunked_kl, chunked_skew_kl
 from .vocabulary.topk import kl_topk

@@ -18,7 +18,7 @@ from distillation.lm.objective import LazyLogits, chunked
 from shared import cli
 from shared.config import Count
 from shared.experiments import bench
-from shared.language_models.causal import OutputHead
+from shared.language_models.head import OutputHead
 
 PROGRAM = "distillation.lm.experiments.bench"
 METHODS = {  # in the order of a round

@@ -10,7 +10,7 @@ from distillation.lm.config import Config
 from distillation.lm.data import Blocks
 from distillation.lm.objective import POSITIONS, LazyLogits, Objective, TopK, chunked, full, topk
 from distillation.lm.train import loss_sum
-from shared.language_models.causal import OutputHead
+from shared.language_models.head import OutputHead
 
 N, WIDTH, V = 2 * POSITIONS + 7, 12, 50
 DIVERGENCES: tuple[Objective, ...] = ("forward", "reverse", "js", "skew")

@@ -279,9 +279,8 @@ def test_models_that_cannot_be_evaluated(
 def test_one_short_held_out_document_is_enough(
     there: list[str], tmp_path: Path, processes: Processes
 ) -> None:
-    text = tmp_path / "text.txt"
+    text, run = tmp_path / "text.txt", tmp_path / "run"
     text.write_text(" ".join(tiny.WORDS) + "\n \n" + " ".join(tiny.WORDS[:6]))
-    run = tmp_path / "run"
     options = "--epochs 1 --epoch-blocks 2 --batch-size 1 --micro-batch 1 --warmup 1".split()
     result = train(processes, *TINY, *options, *there, "--text", text, "--out", run)
     assert result.code == 0, result.err

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.kl.transport import sinkhorn_divergence, wasserstein_1d
+from shared.kl.sinkhorn import sinkhorn_divergence
+from shared.kl.transport import wasserstein_1d
 from tests.shared.kl.weighted_points import cheapest, f64, randn, weights
 
 
