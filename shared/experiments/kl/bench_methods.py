@@ -71,12 +71,8 @@ LOGITS = {  # the first is what ratios refer to
     "js_front": Method(
         "`js_from_logits`", lambda p, q: js_from_logits(p, q, reduction="positionmean")
     ),
-    "precise": Method("`chunked_kl`", _ours()),
-    "precise_inplace": Method("`chunked_kl`, in place", _ours(inplace=True)),
-    "fast": Method("`chunked_kl`, not precise", _ours(precise=False)),
-    "fast_inplace": Method(
-        "`chunked_kl`, not precise, in place", _ours(precise=False, inplace=True)
-    ),
+    "chunked": Method("`chunked_kl`", _ours()),
+    "chunked_inplace": Method("`chunked_kl`, in place", _ours(inplace=True)),
     "js_inplace": Method(
         "`chunked_js`, in place",
         lambda p, q: chunked_js(p, q, reduction="positionmean", inplace=True),
@@ -100,7 +96,6 @@ VALUES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # [rows, vocabulary] 
     "`Categorical`, `kl_divergence`": _categorical,
     "`kl_from_logits`": kl_from_logits,
     "`chunked_kl`": chunked_kl,
-    "`chunked_kl`, not precise": lambda p, q: chunked_kl(p, q, precise=False),
 }
 
 

@@ -200,27 +200,3 @@ def careful_kl(job: Job, compared: Compared | None = None) -> Tensor:
             x.sub_(expectation(p, x, scratch))
         torch.mul(x, p, out=to_p).mul_(-job.factor)
     return values.squeeze(-1).clamp_(min=0)
-
-
-def kl_fast(job: Job) -> Tensor:
-    """D(p || q) = log Z_q - log Z_p - E_p v, and the gradient q - p, as differences."""
-    p, v, q, scratch, *_ = job.buffers
-    softmax(job.a, job.temperature, out=p, scratch=scratch)
-    _difference(job, out=v)
-    c = expectation(p, v, scratch)
-    p_only = None
-    if not bool(c.isfinite().all()):
-        p_only = (job.b == -torch.inf) & (job.a > -torch.inf)
-        v.masked_fill_((job.a == -torch.inf) | p_only, 0.0)
-        c = expectation(p, v, scratch)
-    top = (job.a.amax(-1) - job.b.amax(-1)) / job.temperature
-    softmax(job.b, job.temperature, out=q, scratch=scratch)
-    value = -c.squeeze(-1) - top + (p.amax(-1) / q.amax(-1)).log()  # Z = exp(largest) / its share
-    if p_only is not None:
-        value = torch.where(p_only.any(-1), torch.inf, value)
-    to_p, to_q = job.gradients
-    if to_q is not None:
-        torch.sub(q, p, out=to_q).mul_(job.factor)
-    if to_p is not None:
-        torch.mul(v.sub_(c), p, out=to_p).mul_(-job.factor)
-    return value.clamp(min=0)

@@ -12,7 +12,7 @@ from ..conventions import Temperature, check_weight
 from . import few
 from .entropy import entropy
 from .job import Gradients, Job, rows_of
-from .logits import kl, kl_fast
+from .logits import kl
 from .mixture import js, skew_kl
 from .probs import kl_of_probs
 
@@ -32,9 +32,9 @@ class Divergence(NamedTuple):
     """[n, 1] if a tensor."""
 
 
-def kl_rows(temperature: Temperature, precise: bool = True) -> Divergence:
+def kl_rows(temperature: Temperature) -> Divergence:
     """D(p || q) of two softmaxes."""
-    return Divergence(kl if precise else kl_fast, 5, few.kl, temperature)
+    return Divergence(kl, 5, few.kl, temperature)
 
 
 def js_rows(weight: float, temperature: Temperature) -> Divergence:

@@ -1,9 +1,9 @@
 """KL and Jensen-Shannon divergence of language-model logits, with the gradient in the same pass.
 
-The usual formulas hold five tensors of the logits' size, and most of their time goes into fetching
-that memory. ``chunked_kl`` and ``chunked_js`` hold one, or none, and are as right as
-``kl_from_logits`` and ``js_from_logits``; in exchange only one argument can get a gradient, and
-there are no second derivatives (a trust region needs ``kl_from_logits``).
+As ``kl_from_logits`` and ``js_from_logits``, whose kernels these are, for logits of which even one
+copy is much: the gradient is kept in the logits' own type, or written over them, and they are not
+saved for backward. In exchange only one argument can get a gradient, and there are no second
+derivatives (a trust region needs ``kl_from_logits``).
 """
 
 from collections.abc import Callable
@@ -42,7 +42,6 @@ def chunked_kl(
     temperature: Temperature = 1.0,
     mask: Tensor | None = None,
     reduction: Reduction = "none",
-    precise: bool = True,
     inplace: bool = False,
 ) -> Tensor:
     """D(softmax(p_logits / T) || softmax(q_logits / T)), in little time and memory.
@@ -58,9 +57,6 @@ def chunked_kl(
             neither read nor computed. To drop positions, mask them: a slice such as
             ``logits[:, :-1]`` is copied.
         reduction: see ``conventions.reduce``.
-        precise: False takes differences of softmaxes, for two thirds of the time. The value then
-            has an absolute error of about 1e-6 nats and the gradient one of 1e-7 of the largest
-            probability: nothing to a loss of 0.1 nats, all there is to a metric of 1e-6.
         inplace: write the gradient over the student's logits, so that nothing of their size is
             allocated. An operation that kept the logits for its own backward raises RuntimeError
             there (autograd counts a tensor's versions); but code that reads them afterwards finds
@@ -77,9 +73,7 @@ def chunked_kl(
             that is not positive; a bad mask or reduction; ``inplace`` and a student that is a leaf
             or whose rows do not lie at equal distances.
     """
-    return _chunked(
-        partial(kl_rows, precise=precise), temperature, p_logits, q_logits, mask, reduction, inplace
-    )
+    return _chunked(kl_rows, temperature, p_logits, q_logits, mask, reduction, inplace)
 
 
 def chunked_js(
@@ -94,7 +88,7 @@ def chunked_js(
 ) -> Tensor:
     """w D(p || m) + (1 - w) D(q || m), m = w p + (1 - w) q, of softmaxes (Lin 1991, eq. 4.1).
 
-    Always precise; everything else as in ``chunked_kl``.
+    Everything else as in ``chunked_kl``.
 
     Raises:
         ValueError: as there; ``weight`` (that of p) is not strictly between 0 and 1.

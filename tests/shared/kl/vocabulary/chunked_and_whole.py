@@ -28,15 +28,14 @@ def whole_skew(p_logits, q_logits, weight=0.5, **options):
 
 
 # name -> (chunked, the same by autograd on whole tensors)
-PRECISE = {
+ALL = {
     "kl": (chunked_kl, whole_kl),
     "js": (functools.partial(chunked_js, weight=0.3), functools.partial(whole_js, weight=0.3)),
+    "skew": (
+        functools.partial(chunked_skew_kl, weight=0.3),
+        functools.partial(whole_skew, weight=0.3),
+    ),
 }
-PRECISE["skew"] = (
-    functools.partial(chunked_skew_kl, weight=0.3),
-    functools.partial(whole_skew, weight=0.3),
-)
-ALL = PRECISE | {"fast": (functools.partial(chunked_kl, precise=False), whole_kl)}
 
 
 def logits(shape, scale=1.0, dtype=torch.float64, seed=0):

@@ -7,7 +7,13 @@ import torch.nn.functional as F
 
 from shared.kl.categorical.discrete import kl_from_logits
 from shared.kl.vocabulary.logits import chunked_js, chunked_kl
-from tests.shared.kl.vocabulary.chunked_and_whole import ALL, agree, logits, value_and_gradient
+from tests.shared.kl.vocabulary.chunked_and_whole import (
+    ALL,
+    agree,
+    logits,
+    value_and_gradient,
+    whole_kl,
+)
 
 INF = torch.inf
 
@@ -27,7 +33,7 @@ def test_chunks_equal_the_whole_in_value_and_gradient(name, student, temperature
 @pytest.mark.parametrize("scale", [6.0, 1.0, 0.1])
 def test_float32_is_right_to_float32(name, scale, student):
     a, b = logits((5, 3000), scale, torch.float32)
-    agree(name, a, b, student, rtol=1e-4 if name != "kl" else 2e-5, atol=2e-6)
+    agree(name, a, b, student, rtol=5e-6, atol=2e-7)
 
 
 def exclude(a, b, case):
@@ -174,10 +180,11 @@ def exact(a, b, weight=None):
         return float(weight * to_m[0] + (1 - weight) * to_m[1])
 
 
-@pytest.mark.parametrize(("scale", "rtol"), [(1.0, 2e-6), (1e-2, 1e-5), (1e-4, 1e-3)])
-def test_a_small_kl_keeps_its_digits_at_the_size_of_a_vocabulary(scale, rtol):
+@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-4])
+def test_a_small_kl_keeps_its_digits_at_the_size_of_a_vocabulary(scale):
+    rtol = 1e-6
     a, b = logits((4, 49_152), scale, torch.float32, seed=3)
-    everything = kl_from_logits(a.double(), b.double())
+    everything = whole_kl(a.double(), b.double())
     torch.testing.assert_close(chunked_kl(a, b).double(), everything, rtol=rtol, atol=0)
     value, gradient = value_and_gradient(chunked_kl, a, b, 1)
     assert (value >= 0).all()
@@ -194,7 +201,7 @@ def test_a_small_kl_keeps_its_digits_at_the_size_of_a_vocabulary(scale, rtol):
 def test_a_small_js_keeps_its_digits():
     a, b = logits((2, 5000), 1e-3, torch.float32, seed=4)
     truth = torch.tensor([exact(x, y, 0.3) for x, y in zip(a, b, strict=True)])
-    torch.testing.assert_close(chunked_js(a, b, 0.3), truth, rtol=1e-3, atol=0)
+    torch.testing.assert_close(chunked_js(a, b, 0.3), truth, rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -203,7 +210,7 @@ def test_never_negative_and_zero_for_equal_logits(name):
         a, b = logits((50, 40), 10.0 ** -(seed % 8), torch.float32, seed=seed)
         assert (ALL[name][0](a, b) >= 0).all()
         value, gradient = value_and_gradient(ALL[name][0], a, a, 1)
-        assert value.max() < (1e-6 if name == "fast" else 1e-12)
+        assert value.max() < 1e-12
         assert gradient.abs().max() < 1e-7
 
 
