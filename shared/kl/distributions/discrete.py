@@ -14,6 +14,7 @@ from torch import distributions as td
 
 from ..categorical.bernoulli import kl_bernoulli
 from ..categorical.discrete import kl_from_logits, kl_from_probs
+from ..conventions import only_plain_operations
 from .parameters import Parameters, log_odds, log_probs, narrow, parameters_of, wide
 
 PairTable = list[tuple[type, type, Callable[[Any, Any], Tensor]]]
@@ -89,7 +90,7 @@ def binomial(p: td.Binomial, q: td.Binomial) -> Tensor:
     Raises:
         NotImplementedError: p has fewer trials than q: no closed form.
     """
-    if bool((p.total_count < q.total_count).any()):
+    if not only_plain_operations() and bool((p.total_count < q.total_count).any()):
         raise NotImplementedError(
             "no closed form for Binomials where p.total_count < q.total_count; "
             'method="monte_carlo" estimates it'
@@ -98,7 +99,9 @@ def binomial(p: td.Binomial, q: td.Binomial) -> Tensor:
     beyond = (p.total_count > q.total_count) & (log_odds(parameters_of(p)) > -torch.inf)
     value = q.total_count * torch.where(q.total_count > 0, trial, 0.0)
     return narrow(
-        torch.where(beyond, torch.inf, value),
+        torch.where(
+            p.total_count < q.total_count, torch.nan, torch.where(beyond, torch.inf, value)
+        ),
         parameters_of(p).parameter,
         parameters_of(q).parameter,
     )
@@ -116,12 +119,15 @@ def negative_binomial(p: td.NegativeBinomial, q: td.NegativeBinomial) -> Tensor:
     Raises:
         NotImplementedError: different total_count: no closed form.
     """
-    if bool((p.total_count != q.total_count).any()):
+    if not only_plain_operations() and bool((p.total_count != q.total_count).any()):
         raise NotImplementedError(
             "no closed form for NegativeBinomials of different total_count; "
             'method="monte_carlo" estimates it'
         )
     value = p.total_count * _bernoulli_trial(p, q) / _outcomes(p)[1]
+    value = torch.where(
+        p.total_count == q.total_count, value, torch.nan
+    )  # not checked by compilers
     return narrow(value, parameters_of(p).parameter, parameters_of(q).parameter)
 
 

@@ -130,30 +130,36 @@ def _no_closed_form(p: td.Distribution, q: td.Distribution) -> NotImplementedErr
     )
 
 
-def _look_up(type_p: type, type_q: type) -> bool:
-    registered = torch_kl._dispatch_kl(type_p, type_q)  # by most specific types; not public
-    return registered is not NotImplemented and registered.__module__ != torch_kl.__name__
+def _look_up(type_p: type, type_q: type) -> tuple[str, str]:
+    """Module and name of the function that is registered for the most specific types."""
+    registered: Any = torch_kl._dispatch_kl(type_p, type_q)  # not public
+    return (
+        ("", "") if registered is NotImplemented else (registered.__module__, registered.__name__)
+    )
 
 
-_is_yours: Callable[[type, type], bool] = torch.compiler.assume_constant_result(_look_up)
-"""Whether the closed form is one that was registered with torch from elsewhere."""
+_registered: Callable[[type, type], tuple[str, str]] = torch.compiler.assume_constant_result(
+    _look_up
+)
+"""The same for compilers, which cannot follow torch's comparison of types."""
 
 
 def _exact(p: Any, q: Any) -> Tensor:
-    if _is_yours(type(p), type(q)):
+    module, name = _registered(type(p), type(q))
+    if module not in ("", torch_kl.__name__):  # yours
         return torch_kl._dispatch_kl(type(p), type(q))(p, q)
     for type_p, type_q, formula in (*DISCRETE, *CONTINUOUS, *FAMILIES):
         if isinstance(p, type_p) and isinstance(q, type_q):
             return formula(p, q)
     if isinstance(p, td.Independent) and isinstance(q, td.Independent):
         return _independent(p, q)
-    registered = torch_kl._dispatch_kl(type(p), type(q))
-    if registered is torch_kl._kl_transformed_transformed:
+    if name == "_kl_transformed_transformed":
         return _transformed(p, q)
-    if registered is torch_kl._kl_expfamily_expfamily:
+    if name == "_kl_expfamily_expfamily":
         return _exponential_family(p, q)
-    if registered is NotImplemented:
+    if not name:
         raise _no_closed_form(p, q)
+    registered = getattr(torch_kl, name)
     # torch's masks of infinite cells have one argument's shape, its results sometimes too
     value = lifted(registered(*_expanded(doubled(p), doubled(q))))
     return narrow(value, *named_parameters(p).values(), *named_parameters(q).values())

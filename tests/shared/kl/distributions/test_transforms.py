@@ -32,6 +32,16 @@ PAIRS: dict[str, Callable[[Tensor], tuple[Any, Any]]] = {
         td.Categorical(ZERO.softmax(-1), **OFF),
     ),
     "Bernoulli": lambda x: (td.Bernoulli(logits=x, **OFF), td.Bernoulli(logits=ZERO, **OFF)),
+    "Binomial": lambda x: (td.Binomial(3, logits=x, **OFF), td.Binomial(3, logits=ZERO, **OFF)),
+    "NegativeBinomial": lambda x: (
+        td.NegativeBinomial(3.0, logits=x, **OFF),
+        td.NegativeBinomial(3.0, logits=ZERO, **OFF),
+    ),
+    "Gamma and Exponential": lambda x: (
+        td.Gamma(x.exp(), x.exp(), **OFF),
+        td.Exponential(ONE, **OFF),
+    ),
+    "Laplace and Normal": lambda x: (td.Laplace(x, x.exp(), **OFF), td.Normal(ZERO, ONE, **OFF)),
     "Geometric": lambda x: (td.Geometric(logits=x, **OFF), td.Geometric(logits=ZERO, **OFF)),
     "Laplace": lambda x: (td.Laplace(x, x.exp(), **OFF), td.Laplace(ZERO, ONE, **OFF)),
     "Exponential": lambda x: (td.Exponential(x.exp(), **OFF), td.Exponential(ONE, **OFF)),
@@ -94,3 +104,15 @@ def test_one_graph_for_the_compiler(function: Callable[[Tensor], Tensor]) -> Non
     compiled: Any = torch.compile(function, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(X), function(X), rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(gradient(compiled, X), gradient(function, X), rtol=1e-7, atol=1e-9)
+
+
+def test_the_compiler_gives_nan_where_there_is_no_closed_form() -> None:
+    torch._dynamo.reset()
+
+    def fewer(x: Tensor) -> Tensor:
+        return kl_divergence(td.Binomial(2, logits=x, **OFF), td.Binomial(3, logits=x, **OFF))
+
+    with pytest.raises(NotImplementedError, match="no closed form"):
+        fewer(X)
+    compiled: Any = torch.compile(fewer, fullgraph=True, backend="aot_eager")
+    assert compiled(X).isnan().all()
