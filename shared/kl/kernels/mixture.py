@@ -5,7 +5,18 @@ import math
 import torch
 from torch import Tensor
 
-from .job import Job, excess, expectation, in_place, largest, part_of, put_back, rows_below, rows_of
+from .job import (
+    Job,
+    excess,
+    expectation,
+    in_place,
+    is_one,
+    largest,
+    part_of,
+    put_back,
+    rows_below,
+    rows_of,
+)
 from .logits import Apart, compare, ratio, shifted, softmax
 
 _CLOSE = 0.25  # q / p - 1, to which the divergence is surely small
@@ -64,8 +75,10 @@ def _least(p: Tensor) -> float:
 
 def _first_is_close(job: Job) -> bool:
     """A guess which way is the faster, from one row; both are right."""
-    gap = (job.b[:1] - job.a[:1]) / rows_of(job.temperature, slice(0, 1))
-    return (gap.amax() - gap.amin()).item() < 2 * _CLOSE  # NaN is not
+    gap = job.b[0] - job.a[0]
+    if not is_one(job.temperature):
+        gap = gap / rows_of(job.temperature, slice(0, 1))
+    return gap.amax().item() - gap.amin().item() < 2 * _CLOSE  # NaN is not
 
 
 def careful_js(job: Job, weight: float, exact: bool = False) -> Tensor:

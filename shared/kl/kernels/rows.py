@@ -95,6 +95,9 @@ def divergence_of_rows(
     outside = [g is not None and (rows is not None or g.dtype != dtype) for g in gradients]
     number = divergence.buffers + sum(copies) + sum(outside)
     memory = iter(_workspace(number, size, categories, dtype, a.device))
+    if size == n and rows is None and number == divergence.buffers and scales is None:
+        # All rows at once, and nothing to convert: slices would cost more than a small pass.
+        return divergence.kernel(Job(a, b, divergence.temperature, gradients, factor, list(memory)))
     a_copy, b_copy, to_p, to_q = (next(memory) if needed else None for needed in copies + outside)
     buffers = list(memory)
     for start in range(0, count, size):
