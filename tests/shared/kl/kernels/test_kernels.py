@@ -263,6 +263,11 @@ def test_threads_do_not_share_their_memory():
                 assert torch.equal(value, alone)
 
 
+def graph(node):
+    """The nodes of autograd's graph from this one on."""
+    return [node, *(more for part, _ in node.next_functions if part for more in graph(part))]
+
+
 @pytest.mark.parametrize("shape", ["few", "many"])
 @pytest.mark.parametrize("name", [*FUNCTIONS, "normal"])
 def test_activation_checkpointing_keeps_nothing_and_changes_nothing(name, shape):
@@ -273,7 +278,14 @@ def test_activation_checkpointing_keeps_nothing_and_changes_nothing(name, shape)
     alone, inside = ([x.clone().requires_grad_() for x in (p, q)] for _ in "ab")
     function(*alone).sum().backward()
     value = checkpoint(lambda a, b: function(a, b).sum(), *inside, use_reentrant=False)
-    assert getattr(value.grad_fn.next_functions[0][0], "gradients", None) is None
+    nodes = [node for node in graph(value.grad_fn) if hasattr(node, "gradients")]
+    assert nodes or name == "normal"
+    assert all(node.gradients is None for node in nodes)
+    assert name == "normal" or any(
+        node.gradients is not None
+        for node in graph(function(*inside).sum().grad_fn)
+        if hasattr(node, "gradients")
+    )
     value.backward()
     for one, other in zip(inside, alone, strict=True):
         assert (one.grad is None) == (other.grad is None)
